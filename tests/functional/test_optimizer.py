@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minires.functional import optimizer
+from minires.functional.optimizer import sgd_step
+
+
+def steps_by_hand(weight, grads, lr, momentum, weight_decay, nesterov):
+    """The formula on one Python float, step by step."""
+    velocity = 0.0
+    for grad in grads:
+        g = grad + weight_decay * weight
+        velocity = momentum * velocity + g
+        weight -= lr * (g + momentum * velocity if nesterov else velocity)
+    return weight, velocity
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum, weight_decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.01)])
+@pytest.mark.parametrize("size", [1, 7, 20, 21])
+def test_matches_scalar_arithmetic(monkeypatch, size, momentum, weight_decay, nesterov):
+    monkeypatch.setattr(optimizer, "CHUNK", 7)
+    rng = np.random.default_rng(size)
+    weights, grads = rng.normal(size=size), rng.normal(size=(5, size))
+    expected = [
+        steps_by_hand(float(w), grads[:, i].tolist(), 0.1, momentum, weight_decay, nesterov)
+        for i, w in enumerate(weights)
+    ]
+    velocity = np.zeros(size)
+    for grad in grads:
+        sgd_step(weights, grad, velocity, 0.1, momentum, weight_decay, nesterov)
+    np.testing.assert_allclose(np.stack([weights, velocity], axis=1), expected, rtol=1e-13)
+
+
+def test_frozen_values_of_two_steps():
+    # weight 1, gradient 0.5 twice, lr 0.1, momentum 0.9, weight decay 0.1, Nesterov:
+    # g = 0.6, v = 0.6, w = 1 - 0.1 * (0.6 + 0.54) = 0.886
+    # g = 0.5886, v = 1.1286, w = 0.886 - 0.1 * (0.5886 + 1.01574) = 0.725566
+    weights, velocity = np.ones(1), np.zeros(1)
+    sgd_step(weights, np.array([0.5]), velocity, 0.1, 0.9, 0.1, True)
+    np.testing.assert_allclose([weights[0], velocity[0]], [0.886, 0.6], rtol=1e-14)
+    sgd_step(weights, np.array([0.5]), velocity, 0.1, 0.9, 0.1, True)
+    np.testing.assert_allclose([weights[0], velocity[0]], [0.725566, 1.1286], rtol=1e-14)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_keeps_float32_and_only_reads_the_gradient(nesterov):
+    weights, grads, velocity = (np.full(5, value, np.float32) for value in (1, 2, 0))
+    grads.flags.writeable = False
+    sgd_step(weights, grads, velocity, 0.5, 0.9, 5e-4, nesterov)
+    assert weights.dtype == velocity.dtype == np.float32
+    assert np.isfinite(weights).all()
+
+
+def test_a_learning_rate_of_zero_moves_the_velocity_alone():
+    weights, velocity = np.array([3.0]), np.array([1.0])
+    sgd_step(weights, np.array([2.0]), velocity, 0.0, 0.5, 0.0, True)
+    assert weights[0] == 3.0 and velocity[0] == 2.5
+
+
+def test_no_elements_is_no_work():
+    empty = np.zeros(0, np.float32)
+    sgd_step(empty, empty, empty, 0.1, 0.9, 5e-4, True)
