@@ -1,0 +1,40 @@
+"""The mathematics: each operation once, forward beside backward, in plain array code."""
+
+from minires.functional.batch_norm import batch_norm_backward, batch_norm_forward
+from minires.functional.conv import conv2d_backward, conv2d_forward
+from minires.functional.dropout import dropout_backward, dropout_forward
+from minires.functional.fused import conv_bn_relu_backward, conv_bn_relu_forward
+from minires.functional.linear import linear_backward, linear_forward
+from minires.functional.loss import cross_entropy_backward, cross_entropy_forward
+from minires.functional.pooling import (
+    global_avg_pool_backward,
+    global_avg_pool_forward,
+    max_pool2d_backward,
+    max_pool2d_forward,
+)
+from minires.functional.relu import relu_backward, relu_forward
+from minires.functional.shortcut import add, shortcut_a_backward, shortcut_a_forward
+
+__all__ = [
+    "add",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "conv2d_backward",
+    "conv2d_forward",
+    "conv_bn_relu_backward",
+    "conv_bn_relu_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "global_avg_pool_backward",
+    "global_avg_pool_forward",
+    "linear_backward",
+    "linear_forward",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
+    "relu_backward",
+    "relu_forward",
+    "shortcut_a_backward",
+    "shortcut_a_forward",
+]

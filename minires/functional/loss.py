@@ -1,0 +1,52 @@
+r"""Softmax cross-entropy with label smoothing.
+
+With logits $z$, probabilities $p = \mathrm{softmax}(z)$ and targets $t$ (for a smoothing $\alpha$
+and $K$ classes, $1 - \alpha + \alpha/K$ at the label and $\alpha/K$ elsewhere),
+
+$$ L = -\frac1N \sum_n \sum_k t_{nk} \log p_{nk}, \qquad
+   \frac{\partial L}{\partial z_{nk}} = \frac{p_{nk} - t_{nk}}{N} $$
+
+Source: Szegedy et al. 2015, "Rethinking the Inception architecture", section 7.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minires.backend import Array, accumulation_dtype, array_module, operation
+
+
+class CrossEntropyCache(NamedTuple):
+    """The probabilities and the targets, both (N, K), and the dtype that the logits came in."""
+
+    probabilities: Array
+    targets: Array
+    like: Array
+
+
+@operation
+def cross_entropy_forward(
+    logits: Array, labels: Array, label_smoothing: float = 0.0
+) -> tuple[Array, CrossEntropyCache]:
+    """The mean loss over the batch, a 0-d array on the device, and the cache.
+
+    logits: (N, K) float; labels: (N,) int, each from 0 to K - 1. The largest logit of each row is
+    subtracted first: the probabilities stay the same and no exponential overflows.
+    """
+    xp = array_module(logits)
+    n, k = logits.shape
+    z = logits.astype(accumulation_dtype(logits.dtype), copy=False)
+    z = z - z.max(axis=1, keepdims=True)
+    exponentials = xp.exp(z)
+    total = exponentials.sum(axis=1, keepdims=True)
+    targets = xp.full((n, k), label_smoothing / k, dtype=z.dtype)
+    targets[xp.arange(n), labels] += 1.0 - label_smoothing
+    loss = -(targets * (z - xp.log(total))).sum() / n
+    return xp.asarray(loss), CrossEntropyCache(exponentials / total, targets, logits)
+
+
+@operation
+def cross_entropy_backward(cache: CrossEntropyCache) -> Array:
+    """grad_logits (N, K) = (probabilities - targets) / N."""
+    grad = (cache.probabilities - cache.targets) / cache.targets.shape[0]
+    return grad.astype(cache.like.dtype, copy=False)

@@ -1,0 +1,1 @@
+"""Faster code for some operations; each package registers its kernels when it is imported."""

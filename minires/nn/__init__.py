@@ -1,0 +1,38 @@
+"""Layers: parameters and one cache slot around the operations of `minires.functional`."""
+
+from minires.nn.initialization import Initializer
+from minires.nn.layers import (
+    BatchNorm2d,
+    Conv2d,
+    CrossEntropyLoss,
+    Dropout,
+    GlobalAvgPool,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
+from minires.nn.module import Buffer, Module, Parameter, observe
+from minires.nn.residual import BasicBlock, Bottleneck, ConvBNReLU, Projection, ShortcutA
+
+__all__ = [
+    "BasicBlock",
+    "BatchNorm2d",
+    "Bottleneck",
+    "Buffer",
+    "Conv2d",
+    "ConvBNReLU",
+    "CrossEntropyLoss",
+    "Dropout",
+    "GlobalAvgPool",
+    "Initializer",
+    "Linear",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "Projection",
+    "ReLU",
+    "Sequential",
+    "ShortcutA",
+    "observe",
+]
