@@ -1,0 +1,172 @@
+"""The command line: one group, one file per command, each loaded only when it is called.
+
+A user's mistake ends as one line on stderr, `error: ...`, and the exit code of its class in
+`minires.errors`; `--debug` shows the traceback. Nothing here imports NumPy, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from minires import __version__
+from minires.errors import MiniresError
+from minires.spelling import nearest
+
+COMMANDS = {
+    "train": ("minires.cli.train", "Train a network, or continue a run with --resume."),
+    "evaluate": ("minires.cli.evaluate", "Measure a run: accuracy, loss, each class."),
+    "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
+    "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
+    "download": ("minires.cli.download", "Fetch CIFAR-10 or CIFAR-100, or unpack an archive."),
+    "info": ("minires.cli.info", "Show devices, libraries, data and fast kernels."),
+    "import": ("minires.cli.import_", "Make a run from weights trained elsewhere."),
+    "export": ("minires.cli.export", "Write the weights of a run for torch.nn."),
+}
+"""Command name: (module, the line in --help). The module holds a click command `command`."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[name][0])
+        command = getattr(module, "command", None) or getattr(module, name)
+        command.name = name
+        _complete_options(command)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        """As click does, with the nearest name in the error."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}{nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _complete_options(command: click.Command) -> None:
+    """Give `command` what all commands share: --debug, and its options from the environment.
+
+    `--epochs` of train is read from MINIRES_TRAIN_EPOCHS, else from MINIRES_EPOCHS.
+    """
+    if any(parameter.name == "debug" for parameter in command.params):
+        return
+    command.params.append(_debug_option())
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name:
+            own = parameter.envvar or []
+            own = [own] if isinstance(own, str) else list(own)
+            name = parameter.name.strip("_").upper()
+            parameter.envvar = [*own, f"MINIRES_{command.name.upper()}_{name}", f"MINIRES_{name}"]
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "show_default": True,
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+    params=[_debug_option()],
+    epilog="Options also come from the environment: MINIRES_EPOCHS=10, or MINIRES_TRAIN_EPOCHS=10 "
+    "for train alone. MINIRES_DATA names the folder of the data.",
+)
+@click.version_option(__version__, prog_name="minires")
+def cli() -> None:
+    """minires: residual networks on CIFAR-10, every derivative written by hand.
+
+    To begin: train --recipe quickstart
+    """
+
+
+def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoReturn:
+    """Run the command line with `args` (default: `sys.argv`) and exit with its code."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args or bool(os.environ.get("MINIRES_DEBUG"))
+    code = _run(args, prog_name, debug)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _discard_output()
+    sys.exit(code)
+
+
+def _run(args: list[str], prog_name: str, debug: bool) -> int:
+    """Run one command and return its exit code; errors become one line on stderr."""
+    try:
+        result = cli.main(args=args, prog_name=prog_name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        _discard_output()
+        return 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 0
+    except click.ClickException as error:
+        return _report(_usage_line(error), error.exit_code, debug)
+    except MiniresError as error:
+        return _report(str(error), error.exit_code, debug)
+    except MemoryError:
+        return _report("out of memory; a smaller --batch-size needs less", 1, debug)
+    except OSError as error:
+        return _report(_os_line(error), 1, debug)
+    except Exception as error:
+        hint = "this is a fault of minires; --debug shows where"
+        return _report(f"{type(error).__name__}: {error} ({hint})", 1, debug)
+
+
+def _usage_line(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    return error.format_message().rstrip(".") + hint
+
+
+def _os_line(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _report(message: str, code: int, debug: bool = False) -> int:
+    """Write `error: message` to stderr as one line, after the traceback if asked for."""
+    try:
+        if debug:
+            traceback.print_exc()
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    except BrokenPipeError:
+        _discard_output()
+    return code
+
+
+def _discard_output() -> None:
+    """Let nothing complain about a closed pipe when the interpreter flushes at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(null, stream.fileno())
