@@ -1,0 +1,1 @@
+"""Named recipes: TOML files with the values of `train`, one decision each."""

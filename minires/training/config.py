@@ -1,0 +1,287 @@
+"""Every decision of a training, as one frozen record, and where its values may come from.
+
+An explicit option wins over a TOML file (`--config`), which wins over a named recipe
+(`--recipe`), which wins over the default. The fields below are the single source: the options of
+`train`, their help, the keys that a TOML file may hold and all range checks are read from them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from minires.errors import CheckpointError, UsageError
+from minires.spelling import nearest
+
+DATASETS = ("cifar10", "cifar100", "shapes")
+SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+
+
+def _option(default: Any, help: str, **more: Any) -> Any:
+    """A field with its help and checks.
+
+    more: `kind` (a type, default: that of `default`), `choices`, `low` and `high` (allowed range,
+    ends included), `above` (a lower end that is not allowed itself), `same_result` (True where
+    another value gives the same training, up to rounding), `shown` (the default in words).
+    """
+    kind = more.pop("kind", type(default))
+    return field(default=default, metadata={"help": help, "kind": kind, **more})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training; see the help text of each field."""
+
+    dataset: str = _option("cifar10", "Data set.", choices=DATASETS)
+    data_dir: str | None = _option(
+        None,
+        "Folder that holds the data (or MINIRES_DATA).",
+        kind=str,
+        same_result=True,
+        shown="./data",
+    )
+    limit: int = _option(0, "Use only the first so many images of each split; 0: all.", low=0)
+    model: str = _option("resnet20", "The same by name: resnet18, resnet20, ...")
+    width: float = _option(1.0, "Factor on the number of channels.", above=0.0, high=64.0)
+    plain: bool = _option(False, "Take the shortcuts out of the network.")
+    shortcut: str | None = _option(
+        None,
+        "A: subsample and pad, no parameters; B: projection.",
+        kind=str,
+        choices=("A", "B"),
+        shown="the family's own",
+    )
+    zero_init_residual: bool = _option(False, "Start each block's last batch norm at zero.")
+    dropout: float = _option(0.0, "Share of values dropped inside the blocks.", low=0.0, high=0.95)
+    epochs: int = _option(20, "Passes over the training images.", low=1)
+    batch_size: int = _option(128, "Images per step.", low=1)
+    lr: float = _option(0.2, "Learning rate per step; the peak of the schedule.", above=0.0)
+    momentum: float = _option(0.9, "Momentum of SGD.", low=0.0, high=0.9999)
+    nesterov: bool = _option(True, "Nesterov's form of momentum.")
+    weight_decay: float = _option(5e-4, "Weight decay, added to the gradient.", low=0.0)
+    decay_all: bool = _option(False, "Decay batch norm and biases too.")
+    schedule: str = _option("one-cycle", "Course of the learning rate.", choices=SCHEDULES)
+    warmup: float | None = _option(
+        None,
+        "Share of all steps in which the rate rises.",
+        kind=float,
+        low=0.0,
+        high=0.95,
+        shown="0.3 for one-cycle, else 0",
+    )
+    milestones: tuple[float, ...] = _option(
+        (0.5, 0.75), "Step schedule: where the rate drops, as shares of all steps.", kind=tuple
+    )
+    gamma: float = _option(0.1, "Step schedule: factor of each drop.", above=0.0, high=1.0)
+    label_smoothing: float = _option(0.0, "Label smoothing.", low=0.0, high=0.99)
+    augment: bool = _option(True, "Crop and flip the training images at random.")
+    crop_padding: int = _option(4, "Pixels added on each side before the crop.", low=0, high=16)
+    flip: bool = _option(True, "Mirror half of the images.")
+    val_split: float = _option(
+        0.1, "Training images held out: a share below 1, else a count; 0: none.", low=0.0
+    )
+    seed: int = _option(0, "Seed of the weights, order, augmentation and split.", low=0)
+    device: str = _option("auto", "auto, cpu, gpu or gpu:1.", same_result=True)
+    threads: int | None = _option(
+        None, "CPU threads.", kind=int, low=1, same_result=True, shown="all cores"
+    )
+    conv: str = _option(
+        "auto",
+        "Convolution kernels: auto picks the fastest, direct avoids Winograd.",
+        choices=("auto", "direct"),
+        same_result=True,
+    )
+    save_every: int = _option(
+        200, "Save a checkpoint after so many steps, besides each epoch.", low=1, same_result=True
+    )
+    log_every: int = _option(20, "Write a line of the log after so many steps.", low=1)
+    eval_batch_size: int = _option(500, "Images per step of evaluation.", low=1, same_result=True)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The keyword arguments of `minires.models.build` beside the name and the classes."""
+        return {
+            "seed": self.seed,
+            "width": self.width,
+            "plain": self.plain,
+            "shortcut": self.shortcut,
+            "zero_init_residual": self.zero_init_residual,
+            "dropout": self.dropout,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can hold them."""
+        values = asdict(self)
+        values["milestones"] = list(self.milestones)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> TrainConfig:
+        """The config that a checkpoint keeps; `CheckpointError` if it is not one of this version.
+
+        source: what to name in an error, for example the file.
+        """
+        try:
+            return cls(**_check_layer(values, f"{source}: ", allow_none=True))
+        except UsageError as error:
+            raise CheckpointError(f"{error} (written by another version of minires?)") from None
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """The fields that change the result and differ, as "epochs: 6 here, 10 there" lines."""
+        return [
+            f"{name}: {getattr(self, name)} in the run, {getattr(other, name)} asked for"
+            for name, spec in FIELDS.items()
+            if not spec.get("same_result") and getattr(self, name) != getattr(other, name)
+        ]
+
+    def to_toml(self) -> str:
+        """The config as a TOML file that `--config` reads."""
+        lines = ["# The config of this run; train --config FILE repeats it."]
+        lines += [
+            f"{name} = {_toml_value(value)}"
+            for name, value in self.to_dict().items()
+            if value is not None
+        ]
+        return "\n".join(lines) + "\n"
+
+
+FIELDS: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(TrainConfig)}
+"""Field name: help, kind and checks."""
+
+
+def option_name(name: str) -> str:
+    """A field's name as it is typed on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(
+    explicit: Mapping[str, Any], config_file: Path | None = None, recipe: str | None = None
+) -> TrainConfig:
+    """The config from options over a TOML file over a recipe over the defaults.
+
+    explicit: field values given as options (also `depth`, another way to name a model).
+    Raises `UsageError` that names the option, or the file and key.
+    """
+    return TrainConfig(**chosen_values(explicit, config_file, recipe))
+
+
+def chosen_values(
+    explicit: Mapping[str, Any], config_file: Path | None = None, recipe: str | None = None
+) -> dict[str, Any]:
+    """The checked values that options, file and recipe give, without the defaults."""
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        values |= _check_layer(_read_recipe(recipe), f"recipe {recipe}: ")
+    if config_file is not None:
+        values |= _check_layer(_read_toml(config_file), f"{config_file}: ")
+    return values | _check_layer(explicit, "")
+
+
+def recipe_names() -> list[str]:
+    """The names that `--recipe` knows."""
+    names = (entry.name for entry in resources.files("minires.recipes").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def _read_recipe(name: str) -> dict[str, Any]:
+    names = recipe_names()
+    if name not in names:
+        raise UsageError(f"--recipe {name}: unknown{nearest(name, names)}")
+    file = resources.files("minires.recipes") / f"{name}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path}: not a text file in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"--config {path}: not TOML: {error}") from error
+
+
+def _check_layer(
+    values: Mapping[str, Any], source: str, allow_none: bool = False
+) -> dict[str, Any]:
+    """`values` with each key and value checked, and `depth` turned into `model`.
+
+    source: what an error begins with, for example "my.toml: "; empty for the command line.
+    """
+    checked = {}
+    for key, value in values.items():
+        label = f"{source}{key}" if source else option_name(key)
+        if key == "depth":
+            if "model" in values:
+                raise UsageError(f"{label}: give the depth or the model, not both")
+            checked["model"] = _model_for_depth(value, source, label)
+        elif key not in FIELDS:
+            raise UsageError(f"{label}: unknown key{nearest(key, ['depth', *FIELDS])}")
+        elif value is None and allow_none:
+            checked[key] = None
+        else:
+            checked[key] = _check_value(value, FIELDS[key], label)
+    return checked
+
+
+def _model_for_depth(depth: Any, source: str, label: str) -> str:
+    if type(depth) is not int:
+        raise UsageError(f"{label}: must be a whole number, not {depth!r}")
+    from minires.models import name_for_depth
+
+    try:
+        return name_for_depth(depth)
+    except UsageError as error:
+        raise UsageError(f"{source}{error}") from None
+
+
+KIND_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _check_value(value: Any, spec: Mapping[str, Any], label: str) -> Any:
+    """`value` in the type of its field; `UsageError` naming `label` where it does not fit."""
+    kind = spec["kind"]
+    if kind is tuple:
+        return _check_milestones(value, label)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UsageError(f"{label}: must be {KIND_WORDS[kind]}, not {value!r}")
+    choices = spec.get("choices")
+    if choices and value not in choices:
+        raise UsageError(f"{label}: {value!r} is unknown{nearest(value, choices)}")
+    low, high, above = spec.get("low"), spec.get("high"), spec.get("above")
+    if kind is float and not abs(value) < float("inf"):
+        raise UsageError(f"{label}: must be a finite number, not {value}")
+    if above is not None and value <= above:
+        raise UsageError(f"{label}: must be greater than {above:g}, not {value}")
+    if low is not None and value < low:
+        raise UsageError(f"{label}: must be at least {low:g}, not {value}")
+    if high is not None and value > high:
+        raise UsageError(f"{label}: must be at most {high:g}, not {value}")
+    return value
+
+
+def _check_milestones(value: Any, label: str) -> tuple[float, ...]:
+    good = isinstance(value, list | tuple) and all(
+        type(v) in (int, float) and 0 < v < 1 for v in value
+    )
+    if not good or list(value) != sorted(value):
+        raise UsageError(f"{label}: must be rising shares between 0 and 1, such as 0.5,0.75")
+    return tuple(float(v) for v in value)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return repr(value)
