@@ -28,7 +28,7 @@ _NUMPY_TYPES = {
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of the safetensors file `path` and its metadata.
+    """The arrays of the safetensors file `path`, sorted by name, and its metadata.
 
     Arrays are writable copies in the file's own type; bfloat16, which NumPy lacks, becomes float32
     (exactly). Raises `CheckpointError` for a file that is missing, truncated or something else.
@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        entries = deserialize(content)
+        entries = sorted(deserialize(content), key=lambda entry: entry[0])
         header_size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + header_size]).get("__metadata__") or {}
     except (SafetensorError, ValueError, RecursionError) as error:

@@ -1,0 +1,137 @@
+"""Weights from and for torch.nn: safetensors files under PyTorch's names and shapes.
+
+minires names its parameters as torchvision does, so most files fit as they are. `read_weights`
+evens out what differs between common ResNets: a wrapper's prefix, `linear` for `fc`, `shortcut` for
+`downsample`, `num_batches_tracked` there or not, and the floating-point type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minires.errors import CheckpointError
+from minires.nn import Module
+from minires.nn.module import state_problems
+from minires.training.tensor_file import read_tensors, write_tensors
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+"""Over all pixels of the 50,000 training images, scaled to 0..1."""
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and common training frameworks put before every name."""
+
+NOTE_KEY = "minires_weights"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The arrays of a file by torchvision's names, float32, and the note that `export` left."""
+
+    arrays: Mapping[str, np.ndarray]
+    note: Mapping[str, Any]
+
+
+def read_weights(path: Path) -> Weights:
+    """Read the weights in the safetensors file `path` and give them torchvision's names.
+
+    Raises `CheckpointError` for a file that is no safetensors file, that has two arrays for one
+    name, or values that float32 cannot hold.
+    """
+    tensors, metadata = read_tensors(path)
+    if "minires" in metadata:
+        raise CheckpointError(
+            f"{path}: a minires checkpoint already; use it in its run folder, or export it first"
+        )
+    arrays: dict[str, np.ndarray] = {}
+    origins: dict[str, str] = {}
+    for origin, array in tensors.items():
+        name = standard_name(origin)
+        if name in arrays:
+            raise CheckpointError(f"{path}: {origins[name]} and {origin} both mean {name}")
+        arrays[name], origins[name] = _standard_type(path, name, array), origin
+    return Weights(arrays, _read_note(metadata))
+
+
+def standard_name(name: str) -> str:
+    """The torchvision name for `name`, e.g. fc.weight for module.linear.weight."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in WRAPPER_PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name.removeprefix(prefix), True
+    if name.startswith("linear."):
+        name = "fc." + name.removeprefix("linear.")
+    return name.replace(".shortcut.", ".downsample.")
+
+
+def import_weights(model: Module, path: Path) -> Weights:
+    """Load the file `path` into `model` and return what was read.
+
+    Raises `CheckpointError`, and leaves the model as it was, with the list of all that is missing,
+    unexpected or of a wrong shape.
+    """
+    weights = read_weights(path)
+    holders = dict((*model.named_parameters(), *model.named_buffers()))
+    shapes = {name: tuple(holder.data.shape) for name, holder in holders.items()}
+    problems = state_problems(shapes, dict(weights.arrays))
+    if problems:
+        hint = _hint(shapes, weights.arrays)
+        raise CheckpointError(
+            f"{path} does not fit {model.spec['name']}: {'; '.join(problems)}{hint}"
+        )
+    model.load_state_dict(dict(weights.arrays))
+    return weights
+
+
+def export_weights(
+    path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any] | None = None
+) -> None:
+    """Write a state dict as the safetensors file that `torch.nn.Module.load_state_dict` takes.
+
+    `note` (JSON's types; mean and std, say) goes into the metadata and comes back from
+    `read_weights`. Raises `CheckpointError` if the file cannot be written.
+    """
+    write_tensors(path, arrays, {"format": "pt", NOTE_KEY: json.dumps(note or {})})
+
+
+def _standard_type(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """`array` as float32, or as int64 if it counts batches."""
+    if name.endswith("num_batches_tracked"):
+        return array.astype(np.int64)
+    if array.dtype.kind != "f":
+        raise CheckpointError(f"{path}: {name} is {array.dtype}, not floating point")
+    with np.errstate(over="ignore"):
+        result = array.astype(np.float32)
+    if not np.isfinite(result).all():
+        raise CheckpointError(f"{path}: {name} holds NaN, infinity or more than float32 can hold")
+    return result
+
+
+def _read_note(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What `export_weights` noted; empty for files from elsewhere."""
+    try:
+        note = json.loads(metadata.get(NOTE_KEY, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _hint(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray]) -> str:
+    """The option that would probably make the file fit, for the end of the error line."""
+    classes = arrays["fc.weight"].shape[:1] if "fc.weight" in arrays else ()
+    projects = any(".downsample." in name for name in arrays)
+    if projects != any(".downsample." in name for name in shapes):
+        return f"; try --shortcut {'B' if projects else 'A'}"
+    if classes and classes != shapes["fc.weight"][:1]:
+        return f"; try --num-classes {classes[0]}"
+    if "conv1.weight" in arrays and arrays["conv1.weight"].shape[2:] == (7, 7):
+        return "; it has the 7x7 stem for ImageNet, these models the 3x3 stem for 32x32 images"
+    return ""
