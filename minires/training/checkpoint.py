@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 import minires
-from minires.errors import CheckpointError
+from minires.backend import CPU, Device
+from minires.errors import CheckpointError, UsageError
+from minires.models import build
+from minires.nn import Module
 from minires.training.tensor_file import PARTIAL, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
@@ -105,9 +108,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**groups, **values)
 
 
-def is_checkpoint(metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file with this metadata is a minires checkpoint."""
-    return METADATA_KEY in metadata
+def restore_model(checkpoint: Checkpoint, path: Path, device: Device = CPU) -> Module:
+    """The model of `checkpoint` with its weights, on `device`; `path` is named in errors.
+
+    Raises `CheckpointError` if the file describes no model or its weights do not fit it.
+    """
+    try:
+        model = build(**checkpoint.spec, device=device)
+    except (TypeError, UsageError) as error:
+        raise CheckpointError(f"{path}: describes no model of this minires ({error})") from error
+    try:
+        model.load_state_dict(dict(checkpoint.model))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return model
 
 
 def find_checkpoint(run: Path, which: str | None = None) -> Path:

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from minires.errors import CheckpointError
+from minires.models import build
 from minires.training import tensor_file
 from minires.training.checkpoint import (
     Checkpoint,
     find_checkpoint,
     load_checkpoint,
+    restore_model,
     save_checkpoint,
 )
 
@@ -347,6 +349,23 @@ def test_weights_alone_are_sent_to_import(tmp_path):
 def test_missing_files_and_folders_are_refused(tmp_path):
     assert_refused(tmp_path / "none.safetensors", "No such file")
     assert_refused(tmp_path, "not a file")
+
+
+def test_the_model_comes_back_with_its_weights(tmp_path):
+    model = build("resnet8", num_classes=4, seed=3, width=0.5)
+    path = tmp_path / "a.safetensors"
+    checkpoint = replace(make_checkpoint(), model=model.state_dict(), spec=model.spec)
+    save_checkpoint(path, checkpoint)
+    loaded = load_checkpoint(path)
+    restored = restore_model(loaded, path)
+    assert restored.spec == model.spec
+    for name, array in restored.state_dict().items():
+        np.testing.assert_array_equal(array, model.state_dict()[name])
+    for spec in ({"name": "resnet9999"}, {"name": "resnet8", "wings": 2}, {}):
+        with pytest.raises(CheckpointError, match="describes no model"):
+            restore_model(replace(loaded, spec=spec), path)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        restore_model(replace(loaded, spec={**model.spec, "num_classes": 5}), path)
 
 
 # --- which checkpoint ---------------------------------------------------------------------------
