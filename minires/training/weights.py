@@ -18,11 +18,17 @@ import numpy as np
 from minires.errors import CheckpointError
 from minires.nn import Module
 from minires.nn.module import state_problems
+from minires.training.checkpoint import METADATA_KEY
 from minires.training.tensor_file import read_tensors, write_tensors
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 """Over all pixels of the 50,000 training images, scaled to 0..1."""
+
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and common training frameworks put before every name."""
@@ -45,7 +51,7 @@ def read_weights(path: Path) -> Weights:
     name, or values that float32 cannot hold.
     """
     tensors, metadata = read_tensors(path)
-    if "minires" in metadata:
+    if METADATA_KEY in metadata:
         raise CheckpointError(
             f"{path}: a minires checkpoint already; use it in its run folder, or export it first"
         )
