@@ -19,6 +19,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     if `path` cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     steps = [r for r in records if r["kind"] == "step"]
     epochs = [r for r in records if r["kind"] == "epoch"]
@@ -33,12 +34,13 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     if test is not None:
         accuracy.axhline(100 * test["accuracy"], color=BEST, linewidth=1, linestyle=":", zorder=1)
         accuracy.plot([], [], color=BEST, linestyle=":", label=f"test {test['accuracy']:.2%}")
-    points = steps or epochs
+    points = sorted((*steps, *epochs), key=lambda r: r["step"])
     rate.plot([r["progress"] for r in points], [r["lr"] for r in points], color=RATE)
     for axes, label in ((loss, "loss"), (accuracy, "accuracy (%)"), (rate, "learning rate")):
         axes.set_title(label, loc="left", fontsize=11)
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     loss.set_ylim(bottom=0)
@@ -62,10 +64,15 @@ def _plot(axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: fl
     ):
         rows = [r for r in epochs if r.get(key) is not None]
         if rows:
-            values = [scale * r[key] for r in rows]
-            marker = marker if len(rows) <= 40 else None
-            x = [r["progress"] for r in rows]
-            axes.plot(x, values, color=color, marker=marker, markersize=4, label=label)
+            axes.plot(
+                [r["progress"] for r in rows],
+                [scale * r[key] for r in rows],
+                color=color,
+                marker=marker if len(rows) <= 40 else None,
+                markersize=4,
+                label=label,
+                clip_on=False,
+            )
 
 
 def _mark_best(axes: Any, epochs: list[dict]) -> None:

@@ -1,0 +1,283 @@
+"""The training loop.
+
+One step is: batch, forward, loss, backward, update. All that is not mathematics (the log, the
+checkpoints, the progress bar, the picture) hangs on the loop as callbacks, called in list order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minires.backend import Array, Device, to_host
+from minires.errors import DivergedError
+from minires.nn import CrossEntropyLoss, Module
+from minires.optim import SGD
+from minires.optim.schedules import Schedule
+from minires.training.evaluate import evaluate
+from minires.training.interrupt import InterruptGuard
+
+if TYPE_CHECKING:
+    from minires.data import Loader
+
+GPU_CHECK_EVERY = 50
+"""On a GPU, reading the loss waits for the device: it is checked for NaN every so many steps."""
+
+
+@dataclass
+class TrainState:
+    """Where a training stands; together with weights and velocities, all that a resume needs.
+
+    `step` counts updates; `epoch` and `batch` name the next batch. `loss_sum`, `correct` and `seen`
+    add up over the images of the epoch so far; the `logged_` ones are their values at the last line
+    of the log. `train_seconds` leaves out evaluation, `seconds` has everything.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    logged_loss_sum: float = 0.0
+    logged_correct: int = 0
+    logged_seen: int = 0
+    images: int = 0
+    val_accuracy: float | None = None
+    best_val_accuracy: float | None = None
+    best_epoch: int | None = None
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON holds them exactly."""
+        return asdict(self)
+
+
+class Callback:
+    """Something that happens beside the mathematics; each method may be left out."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step of this process."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """After each update."""
+
+    def on_evaluate(self, trainer: Trainer, done: int, batches: int) -> None:
+        """After each batch of the validation."""
+
+    def on_epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """After each epoch and its validation; `metrics` is the line of the log."""
+
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """A signal has arrived and the step is finished."""
+
+    def close(self) -> None:
+        """At the end, however it came."""
+
+
+class Trainer:
+    """A model, what it learns from, and how far it has come.
+
+    `train_loader` and `val_loader` yield (x (B, 3, 32, 32) float32, labels (B,) int64);
+    `val_loader` is None where nothing is held out.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Module,
+        optimizer: SGD,
+        schedule: Schedule,
+        train_loader: Loader,
+        val_loader: Loader | None,
+        num_classes: int,
+        epochs: int,
+        device: Device,
+        label_smoothing: float = 0.0,
+        state: TrainState | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.train_loader = train_loader
+        self.val_loader = val_loader
+        self.num_classes = num_classes
+        self.epochs = epochs
+        self.device = device
+        self.loss = CrossEntropyLoss(label_smoothing)
+        self.state = state or TrainState()
+        self.callbacks = list(callbacks)
+        self.steps_per_epoch = len(train_loader)
+        self.total_steps = epochs * self.steps_per_epoch
+        self.lr = schedule(max(self.state.step - 1, 0))  # of the last step done
+        self._loss_sum: Array | float = self.state.loss_sum
+        self._correct: Array | int = self.state.correct
+        self._clock = self._train_clock = time.monotonic()
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train until the last epoch.
+
+        Raises `DivergedError` when the loss is NaN or infinite, before the update, and
+        `Interrupted` after a signal, once the callbacks have saved the state.
+        """
+        self._clock = time.monotonic()
+        with InterruptGuard() as interrupt:
+            self.interrupt = interrupt
+            try:
+                self._call("on_start")
+                while self.state.epoch < self.epochs:
+                    self._train_epoch()
+                    self._end_epoch()
+            except _Stop:
+                self._call("on_interrupt")
+                where = f"stopped after step {self.state.step} of {self.total_steps}, saved"
+                raise interrupt.error(where) from None
+            finally:
+                for callback in self.callbacks:
+                    callback.close()
+
+    def _train_epoch(self) -> None:
+        """The steps of this epoch that are still to do."""
+        state = self.state
+        self.model.train()
+        self._train_clock = time.monotonic()
+        for x, labels in self.train_loader.epoch(state.epoch, start_batch=state.batch):
+            self._step(x, labels)
+            state.step += 1
+            state.batch += 1
+            state.seen += len(labels)
+            state.images += len(labels)
+            self._count_train_seconds()
+            self._call("on_step")
+            self._stop_if_asked()
+        self.read_sums()  # waits for a GPU, so that its time counts as training
+        self._count_train_seconds()
+
+    def _step(self, x: Array, labels: Array) -> None:
+        """One update from a batch x (B, 3, 32, 32), labels (B,)."""
+        self.lr = self.schedule(self.state.step)
+        self.model.set_step(self.state.step)
+        self.model.zero_grad()
+        logits = self.model(x)
+        loss = self.loss.forward(logits, labels)
+        self.model.backward(self.loss.backward())
+        if self.device.kind == "cpu" or self.state.step % GPU_CHECK_EVERY == 0:
+            self._check_loss(loss)
+        self.optimizer.step(self.lr)
+        self._loss_sum = self._loss_sum + loss.astype(np.float64) * len(labels)
+        self._correct = self._correct + (logits.argmax(axis=1) == labels).sum()
+
+    def _end_epoch(self) -> None:
+        """Validate, remember the best, move on to the next epoch, tell the callbacks."""
+        state = self.state
+        metrics: dict[str, Any] = {
+            "kind": "epoch",
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "progress": float(state.epoch + 1),
+            "lr": self.lr,
+            "train_loss": state.loss_sum / state.seen,
+            "train_accuracy": state.correct / state.seen,
+            "val_loss": None,
+            "val_accuracy": None,
+        }
+        improved = False
+        if self.val_loader is not None:
+            result = evaluate(self.model, self.val_loader, self.num_classes, self._on_evaluate)
+            metrics["val_loss"], metrics["val_accuracy"] = result.loss, result.accuracy
+            state.val_accuracy = result.accuracy
+            best = state.best_val_accuracy
+            improved = best is None or result.accuracy > best
+        if improved:
+            state.best_val_accuracy, state.best_epoch = state.val_accuracy, state.epoch + 1
+        metrics["best"] = improved
+        self._start_next_epoch()
+        metrics["images_per_second"] = self.images_per_second
+        metrics["seconds"] = self.seconds()
+        self._call("on_epoch", metrics)
+        self._stop_if_asked()
+
+    def _start_next_epoch(self) -> None:
+        state = self.state
+        state.epoch += 1
+        state.batch = state.correct = state.seen = 0
+        state.logged_correct = state.logged_seen = 0
+        state.loss_sum = state.logged_loss_sum = 0.0
+        self._loss_sum, self._correct = 0.0, 0
+
+    # --- what callbacks ask -----------------------------------------------------------------
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images per second of the steps alone, over the whole training."""
+        return self.state.images / max(self.state.train_seconds, 1e-9)
+
+    def seconds(self) -> float:
+        """Seconds since the training began, without the time between interruption and resume."""
+        now = time.monotonic()
+        self.state.seconds += now - self._clock
+        self._clock = now
+        return self.state.seconds
+
+    def read_sums(self) -> TrainState:
+        """The state with the sums of this epoch fetched from the device."""
+        self.state.loss_sum = float(self._loss_sum)
+        self.state.correct = int(self._correct)
+        return self.state
+
+    def checked_weights(self) -> dict[str, np.ndarray]:
+        """The model's state on the host; `DivergedError` if any of it is NaN or infinite."""
+        weights = self.model.state_dict()
+        for name, values in weights.items():
+            if not np.isfinite(values).all():
+                raise DivergedError(self._diverged(f"{name} holds NaN or infinity"))
+        return weights
+
+    # --- internals --------------------------------------------------------------------------
+
+    def _count_train_seconds(self) -> None:
+        now = time.monotonic()
+        self.state.train_seconds += now - self._train_clock
+        self._train_clock = now
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, method)(self, *arguments)
+
+    def _on_evaluate(self, done: int, batches: int) -> None:
+        self._call("on_evaluate", done, batches)
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupt.requested:
+            raise _Stop
+
+    def _check_loss(self, loss: Array) -> None:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise DivergedError(self._diverged(f"the loss is {value}"))
+
+    def _diverged(self, what: str) -> str:
+        """The line that ends a diverged training; the step counts from 1."""
+        squares = (
+            float(np.square(to_host(p.grad), dtype=np.float64).sum())
+            for _, p in self.model.named_parameters()
+        )
+        norm = math.sqrt(sum(squares))
+        return (
+            f"diverged: {what} at step {self.state.step + 1}, learning rate {self.lr:.4g}, "
+            f"gradient norm {norm:.4g}; try a smaller --lr or a longer --warmup"
+        )
+
+
+class _Stop(Exception):
+    """Leaves the loop after a signal."""

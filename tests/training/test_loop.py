@@ -1,0 +1,225 @@
+"""The loop, with a tiny network and batches from a plain array."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minires.backend import CPU
+from minires.errors import DivergedError, Interrupted
+from minires.models import build
+from minires.nn import CrossEntropyLoss
+from minires.optim import SGD
+from minires.training.evaluate import evaluate
+from minires.training.loop import Callback, Trainer, TrainState
+
+STEPS, BATCH = 3, 4
+
+
+class ArrayLoader:
+    """Batches of random images with fixed labels; epoch `poison` holds a NaN in its 2nd batch."""
+
+    def __init__(self, steps=STEPS, poison=None):
+        self.steps = steps
+        self.poison = poison
+
+    def __len__(self):
+        return self.steps
+
+    def epoch(self, epoch, start_batch=0):
+        for batch in range(start_batch, self.steps):
+            rng = np.random.default_rng((epoch, batch))
+            x = rng.standard_normal((BATCH, 3, 32, 32)).astype(np.float32)
+            if epoch == self.poison and batch == 1:
+                x[0, 0, 0, 0] = np.nan
+            yield x, rng.integers(0, 10, BATCH)
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.events = []
+        self.metrics = []
+
+    def on_start(self, trainer):
+        self.events.append("start")
+
+    def on_step(self, trainer):
+        self.events.append(("step", trainer.state.step))
+
+    def on_epoch(self, trainer, metrics):
+        self.events.append(("epoch", metrics["epoch"]))
+        self.metrics.append(metrics)
+
+    def on_interrupt(self, trainer):
+        self.events.append("interrupt")
+
+    def close(self):
+        self.events.append("close")
+
+
+def make_trainer(epochs=2, callbacks=(), poison=None, state=None, val=True):
+    model = build("resnet8", width=0.25, seed=1)
+    return Trainer(
+        model=model,
+        optimizer=SGD(model.named_parameters()),
+        schedule=lambda step: 0.01 * (step + 1),
+        train_loader=ArrayLoader(poison=poison),
+        val_loader=ArrayLoader(steps=2) if val else None,
+        num_classes=10,
+        epochs=epochs,
+        device=CPU,
+        state=state,
+        callbacks=callbacks,
+    )
+
+
+def test_callbacks_are_called_in_the_order_of_the_training():
+    recorder = Recorder()
+    make_trainer(callbacks=[recorder]).fit()
+    assert recorder.events == [
+        "start",
+        *[("step", s) for s in (1, 2, 3)],
+        ("epoch", 1),
+        *[("step", s) for s in (4, 5, 6)],
+        ("epoch", 2),
+        "close",
+    ]
+
+
+def test_the_steps_are_those_written_out_by_hand():
+    trainer = make_trainer(epochs=1, val=False)
+    model = build("resnet8", width=0.25, seed=1)
+    optimizer, criterion = SGD(model.named_parameters()), CrossEntropyLoss()
+    losses, hits = [], 0
+    for step, (x, labels) in enumerate(ArrayLoader().epoch(0)):
+        optimizer.zero_grad()
+        logits = model.forward(x)
+        losses.append(float(criterion.forward(logits, labels)))
+        model.backward(criterion.backward())
+        optimizer.step(0.01 * (step + 1))
+        hits += int((logits.argmax(axis=1) == labels).sum())
+
+    recorder = Recorder()
+    trainer.callbacks = [recorder]
+    trainer.fit()
+    metrics = recorder.metrics[0]
+    assert metrics["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+    assert metrics["train_accuracy"] == hits / (STEPS * BATCH)
+    assert metrics["lr"] == 0.03
+    assert metrics["val_accuracy"] is None
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, trainer.model.state_dict()[name], err_msg=name)
+
+
+def test_validation_uses_running_statistics_and_leaves_the_model_training():
+    trainer = make_trainer(epochs=1)
+    recorder = Recorder()
+    trainer.callbacks = [recorder]
+    trainer.fit()
+    before = trainer.model.state_dict()
+    assert trainer.model.training
+    again = evaluate(trainer.model, ArrayLoader(steps=2), 10)
+    assert recorder.metrics[0]["val_loss"] == again.loss
+    assert again.images == 2 * BATCH == again.counts.sum()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, trainer.model.state_dict()[name], err_msg=name)
+
+
+def test_evaluation_counts_by_class():
+    class Fixed:
+        training = True
+
+        def train(self, mode=True):
+            self.training = mode
+
+        def eval(self):
+            self.train(False)
+
+        def __call__(self, x):
+            assert not self.training
+            return np.eye(3, dtype=np.float32)[[0, 1, 1, 1]] * 20
+
+    class Loader:
+        def __len__(self):
+            return 1
+
+        def epoch(self, epoch):
+            yield np.zeros((4, 1)), np.array([0, 0, 1, 2])
+
+    result = evaluate(Fixed(), Loader(), 3)
+    assert result.accuracy == 0.5
+    assert result.loss == pytest.approx(10.0, abs=1e-6)  # two right (0), two wrong by 20
+    rows = result.per_class(("a", "b", "c"))
+    assert [(r["name"], r["images"], r["correct"]) for r in rows] == [
+        ("a", 2, 1),
+        ("b", 1, 1),
+        ("c", 1, 0),
+    ]
+
+
+def test_nan_stops_before_the_update_and_names_step_rate_and_gradient():
+    recorder = Recorder()
+    trainer = make_trainer(callbacks=[recorder], poison=1)
+    weights = {}
+
+    class Keep(Callback):
+        def on_step(self, trainer):
+            weights.update({n: p.data.copy() for n, p in trainer.model.named_parameters()})
+
+    trainer.callbacks.append(Keep())
+    with pytest.raises(DivergedError, match="loss is nan at step 5, learning rate 0.05, gradient"):
+        trainer.fit()
+    assert recorder.events[-2:] == [("step", 4), "close"]
+    for name, parameter in trainer.model.named_parameters():
+        np.testing.assert_array_equal(parameter.data, weights[name], err_msg=name)
+
+
+def test_weights_that_are_not_finite_are_never_handed_out():
+    trainer = make_trainer()
+    assert trainer.checked_weights()
+    next(iter(trainer.model.named_parameters()))[1].data[0, 0, 0, 0] = np.inf
+    with pytest.raises(DivergedError, match="conv1.weight"):
+        trainer.checked_weights()
+
+
+class StopAt(Callback):
+    """Acts like a signal that comes in the middle of step `step` or of a validation."""
+
+    def __init__(self, step=None, in_validation=False):
+        self.step = step
+        self.in_validation = in_validation
+
+    def on_step(self, trainer):
+        if trainer.state.step == self.step:
+            trainer.interrupt._handle(15, None)
+
+    def on_evaluate(self, trainer, done, batches):
+        if self.in_validation:
+            trainer.interrupt._handle(15, None)
+
+
+@pytest.mark.parametrize("stop", [StopAt(step=1), StopAt(step=4), StopAt(in_validation=True)])
+def test_a_stopped_training_continues_bit_for_bit(stop):
+    whole = Recorder()
+    reference = make_trainer(callbacks=[whole])
+    reference.fit()
+
+    first, rest = Recorder(), Recorder()
+    stopped = make_trainer(callbacks=[stop, first])
+    with pytest.raises(Interrupted) as caught:
+        stopped.fit()
+    assert caught.value.exit_code == 143
+    assert first.events[-2:] == ["interrupt", "close"]
+
+    state = TrainState(**stopped.read_sums().to_dict())
+    resumed = make_trainer(callbacks=[rest], state=state)
+    resumed.model.load_state_dict(stopped.checked_weights())
+    resumed.optimizer.load_state_dict(stopped.optimizer.state_dict())
+    resumed.fit()
+    for name, values in reference.model.state_dict().items():
+        np.testing.assert_array_equal(values, resumed.model.state_dict()[name], err_msg=name)
+    timeless = [
+        [{k: v for k, v in m.items() if "second" not in k} for m in recorder.metrics]
+        for recorder in (whole, first, rest)
+    ]
+    assert timeless[0] == timeless[1] + timeless[2]
