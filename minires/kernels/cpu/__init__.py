@@ -1,0 +1,14 @@
+"""Kernels for NumPy arrays. Importing this package registers them.
+
+What they share: float32 arrays in memory order (H, W, N, C), of which the logical shape stays
+(N, C, H, W); a pool of buffers that are used again; and Python threads that each take a slice of
+the images, with BLAS at one thread each.
+"""
+
+import threadpoolctl
+
+from minires.kernels.cpu import fused, simple
+
+threadpoolctl.threadpool_limits(1, user_api="blas")
+
+__all__ = ["fused", "simple"]

@@ -1,0 +1,208 @@
+"""The Winograd transforms compiled by numba: both axes of a tile in one pass through the L1 cache.
+
+NumPy runs one vector operation at a time and writes every intermediate result to memory. Here a
+block of one tile (6x6 positions of 128 values, 18 KiB) stays in the first-level cache between the
+two axes: each value is loaded once and stored once. Same meaning as the functions of `winograd`.
+
+Arrays: an activation is (H, W, N C) in one piece, of which a call works on one tile row (from row
+`row` on) and on the values `lo` to `hi` of the last axis, one thread's images. Planes are
+(36, T (hi - lo) + padding) in one piece.
+
+What makes the compiler use vector instructions: arrays whose last axis is known to be contiguous;
+slices taken before the inner loop, which then runs over a plain index; and no array read under one
+name and written under another.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+import numpy as np
+from numba import njit
+
+# Twelve slices in one loop are more than LLVM checks for overlap by default; without the checks it
+# would not vectorise.
+llvm.set_option("minires", "-runtime-memory-check-threshold=4000")
+llvm.set_option("minires", "-memory-check-merge-threshold=4000")
+
+BLOCK = 128
+
+compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+
+_TWO, _THREE, _FOUR, _FIVE = (np.float32(v) for v in (2, 3, 4, 5))
+
+
+@compiled
+def _input_1d(d0, d1, d2, d3, d4, d5):
+    """B^T d: six numbers to six."""
+    c = d4 - d2
+    e = (d3 - d1) * _TWO
+    a = d4 - _FOUR * d2
+    b = d3 - _FOUR * d1
+    return _FOUR * (d0 - d2) + c, a + b, a - b, c + e, c - e, d5 - d3 - _TWO * e
+
+
+@compiled
+def _output_1d(m0, m1, m2, m3, m4, m5):
+    """A^T m: six numbers to four."""
+    p, q = m1 + m2, m1 - m2
+    r, s = m3 + m4, (m3 - m4) * _TWO
+    return m0 + p + r, q + s, p + _FOUR * r, q + _FOUR * s + m5
+
+
+@compiled
+def _output_adjoint_1d(y0, y1, y2, y3):
+    """A y: four numbers to six."""
+    p, q = y0 + y2, y1 + y3
+    r, s = y0 + _FOUR * y2, _TWO * (y1 + _FOUR * y3)
+    return y0, p + q, p - q, r + s, r - s, y3
+
+
+@compiled
+def _input_adjoint_1d(z0, z1, z2, z3, z4, z5):
+    """B z: six numbers to six."""
+    p, q = z1 + z2, z1 - z2
+    r, s = z3 + z4, _TWO * (z3 - z4)
+    t = z0 + p + r
+    return (
+        _FOUR * z0,
+        _FOUR * (z5 - q) - s,
+        -(t + _FOUR * z0 + _THREE * p),
+        q + s - _FIVE * z5,
+        t,
+        z5,
+    )
+
+
+@compiled
+def input_transform(x, row, lo, hi, planes):
+    """planes = B^T d B for one tile row of the padded input x (H + 2, W + 2, N C)."""
+    tiles, length = (x.shape[1] - 2) // 4, hi - lo
+    half = np.empty((36, BLOCK), np.float32)
+    for tile in range(tiles):
+        for start in range(lo, hi, BLOCK):
+            stop = min(start + BLOCK, hi)
+            n = stop - start
+            for j in range(6):
+                c = 4 * tile + j
+                d0, d1 = x[row, c, start:stop], x[row + 1, c, start:stop]
+                d2, d3 = x[row + 2, c, start:stop], x[row + 3, c, start:stop]
+                d4, d5 = x[row + 4, c, start:stop], x[row + 5, c, start:stop]
+                h0, h1, h2 = half[j], half[6 + j], half[12 + j]
+                h3, h4, h5 = half[18 + j], half[24 + j], half[30 + j]
+                for k in range(n):
+                    h0[k], h1[k], h2[k], h3[k], h4[k], h5[k] = _input_1d(
+                        d0[k], d1[k], d2[k], d3[k], d4[k], d5[k]
+                    )
+            at = tile * length + start - lo
+            for i in range(0, 36, 6):
+                h0, h1, h2 = half[i], half[i + 1], half[i + 2]
+                h3, h4, h5 = half[i + 3], half[i + 4], half[i + 5]
+                v0, v1 = planes[i, at : at + n], planes[i + 1, at : at + n]
+                v2, v3 = planes[i + 2, at : at + n], planes[i + 3, at : at + n]
+                v4, v5 = planes[i + 4, at : at + n], planes[i + 5, at : at + n]
+                for k in range(n):
+                    v0[k], v1[k], v2[k], v3[k], v4[k], v5[k] = _input_1d(
+                        h0[k], h1[k], h2[k], h3[k], h4[k], h5[k]
+                    )
+
+
+@compiled
+def output_transform(planes, y, row, lo, hi):
+    """y (H, W, N C) = A^T m A for one tile row."""
+    tiles, length = y.shape[1] // 4, hi - lo
+    half = np.empty((24, BLOCK), np.float32)
+    for tile in range(tiles):
+        for start in range(lo, hi, BLOCK):
+            stop = min(start + BLOCK, hi)
+            n = stop - start
+            at = tile * length + start - lo
+            for j in range(6):
+                m0, m1 = planes[j, at : at + n], planes[6 + j, at : at + n]
+                m2, m3 = planes[12 + j, at : at + n], planes[18 + j, at : at + n]
+                m4, m5 = planes[24 + j, at : at + n], planes[30 + j, at : at + n]
+                h0, h1, h2, h3 = half[j], half[6 + j], half[12 + j], half[18 + j]
+                for k in range(n):
+                    h0[k], h1[k], h2[k], h3[k] = _output_1d(
+                        m0[k], m1[k], m2[k], m3[k], m4[k], m5[k]
+                    )
+            c = 4 * tile
+            for i in range(4):
+                h0, h1, h2 = half[6 * i], half[6 * i + 1], half[6 * i + 2]
+                h3, h4, h5 = half[6 * i + 3], half[6 * i + 4], half[6 * i + 5]
+                y0, y1 = y[row + i, c, start:stop], y[row + i, c + 1, start:stop]
+                y2, y3 = y[row + i, c + 2, start:stop], y[row + i, c + 3, start:stop]
+                for k in range(n):
+                    y0[k], y1[k], y2[k], y3[k] = _output_1d(
+                        h0[k], h1[k], h2[k], h3[k], h4[k], h5[k]
+                    )
+
+
+@compiled
+def output_adjoint(y, row, lo, hi, planes):
+    """planes = A g A^T for one tile row; y (H, W, N C) holds g."""
+    tiles, length = y.shape[1] // 4, hi - lo
+    half = np.empty((24, BLOCK), np.float32)
+    for tile in range(tiles):
+        for start in range(lo, hi, BLOCK):
+            stop = min(start + BLOCK, hi)
+            n = stop - start
+            for j in range(4):
+                c = 4 * tile + j
+                y0, y1 = y[row, c, start:stop], y[row + 1, c, start:stop]
+                y2, y3 = y[row + 2, c, start:stop], y[row + 3, c, start:stop]
+                h0, h1, h2 = half[j], half[4 + j], half[8 + j]
+                h3, h4, h5 = half[12 + j], half[16 + j], half[20 + j]
+                for k in range(n):
+                    h0[k], h1[k], h2[k], h3[k], h4[k], h5[k] = _output_adjoint_1d(
+                        y0[k], y1[k], y2[k], y3[k]
+                    )
+            at = tile * length + start - lo
+            for i in range(6):
+                h0, h1, h2, h3 = half[4 * i], half[4 * i + 1], half[4 * i + 2], half[4 * i + 3]
+                p = 6 * i
+                m0, m1 = planes[p, at : at + n], planes[p + 1, at : at + n]
+                m2, m3 = planes[p + 2, at : at + n], planes[p + 3, at : at + n]
+                m4, m5 = planes[p + 4, at : at + n], planes[p + 5, at : at + n]
+                for k in range(n):
+                    m0[k], m1[k], m2[k], m3[k], m4[k], m5[k] = _output_adjoint_1d(
+                        h0[k], h1[k], h2[k], h3[k]
+                    )
+
+
+@compiled
+def input_adjoint(planes, x, row, lo, hi):
+    """Add B z B^T of one tile row to the padded array x (H + 2, W + 2, N C)."""
+    tiles, length = (x.shape[1] - 2) // 4, hi - lo
+    half = np.empty((36, BLOCK), np.float32)
+    for tile in range(tiles):
+        for start in range(lo, hi, BLOCK):
+            stop = min(start + BLOCK, hi)
+            n = stop - start
+            at = tile * length + start - lo
+            for j in range(6):
+                z0, z1 = planes[j, at : at + n], planes[6 + j, at : at + n]
+                z2, z3 = planes[12 + j, at : at + n], planes[18 + j, at : at + n]
+                z4, z5 = planes[24 + j, at : at + n], planes[30 + j, at : at + n]
+                h0, h1, h2 = half[j], half[6 + j], half[12 + j]
+                h3, h4, h5 = half[18 + j], half[24 + j], half[30 + j]
+                for k in range(n):
+                    h0[k], h1[k], h2[k], h3[k], h4[k], h5[k] = _input_adjoint_1d(
+                        z0[k], z1[k], z2[k], z3[k], z4[k], z5[k]
+                    )
+            c = 4 * tile
+            for i in range(6):
+                h0, h1, h2 = half[6 * i], half[6 * i + 1], half[6 * i + 2]
+                h3, h4, h5 = half[6 * i + 3], half[6 * i + 4], half[6 * i + 5]
+                x0, x1 = x[row + i, c, start:stop], x[row + i, c + 1, start:stop]
+                x2, x3 = x[row + i, c + 2, start:stop], x[row + i, c + 3, start:stop]
+                x4, x5 = x[row + i, c + 4, start:stop], x[row + i, c + 5, start:stop]
+                for k in range(n):
+                    a0, a1, a2, a3, a4, a5 = _input_adjoint_1d(
+                        h0[k], h1[k], h2[k], h3[k], h4[k], h5[k]
+                    )
+                    x0[k] += a0
+                    x1[k] += a1
+                    x2[k] += a2
+                    x3[k] += a3
+                    x4[k] += a4
+                    x5[k] += a5

@@ -1,0 +1,282 @@
+"""Convolution for arrays in memory order (H, W, N, C): Winograd where it fits, else tiled im2col.
+
+A strategy object stands for one call of one convolution. It is used by several threads at once,
+each with its own slice of the images and its own scratch memory: `forward` computes a few rows of
+the output, `backward` takes a few rows of the output's gradient. Rows are few so that a chunk
+stays in the second-level cache between one loop and the next.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, options
+from minires.kernels.cpu import loops
+from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
+from minires.kernels.cpu.winograd import FILTER_ADJOINT, FILTER_TRANSFORM, TILE
+
+_PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
+_COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
+
+
+def weight_matrix(weight: Array) -> np.ndarray:
+    """weight (K, C, kh, kw) as (kh kw, C, K) in one piece: a view if the memory has that order."""
+    k, c, kh, kw = weight.shape
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(kh * kw, c, k)
+
+
+def padded_input(x: Array, padding: int) -> np.ndarray:
+    """x (N, C, H, W) as (H + 2 padding, W + 2 padding, N C), with zeros around; copied if need be."""
+    hwnc = to_hwnc(x)
+    h, w, n, c = hwnc.shape
+    if padding == 0:
+        owner = hwnc if hwnc.flags.c_contiguous else _copy(hwnc)
+    elif padding == 1:
+        owner = pool.bordered_around(hwnc)
+        if owner is None:
+            owner = pool.take_bordered(h, w, n, c)
+            np.copyto(owner[1:-1, 1:-1], hwnc)
+    else:
+        owner = pool.take((h + 2 * padding, w + 2 * padding, n, c))
+        owner[...] = 0
+        np.copyto(owner[padding:-padding, padding:-padding], hwnc)
+    return owner.reshape(h + 2 * padding, w + 2 * padding, n * c)
+
+
+def _copy(hwnc: np.ndarray) -> np.ndarray:
+    copy = pool.take(hwnc.shape)
+    np.copyto(copy, hwnc)
+    return copy
+
+
+class Winograd:
+    """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
+
+    rows = TILE
+
+    def __init__(self, x: Array, weight: Array, stride: int, padding: int) -> None:
+        n, self.c, self.h, self.w = x.shape
+        self.k, self.n = weight.shape[0], n
+        self.output_size = (self.h, self.w)
+        self.x = padded_input(x, 1)
+        self.filters = pool.take((36, self.c, self.k))
+        np.matmul(
+            FILTER_TRANSFORM,
+            weight_matrix(weight).reshape(9, -1),
+            out=self.filters.reshape(36, -1),
+        )
+
+    @staticmethod
+    def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
+        """Whether this strategy can take the convolution."""
+        h, w = x.shape[2:]
+        return (
+            weight.shape[2:] == (3, 3)
+            and stride == 1
+            and padding == 1
+            and h % TILE == 0
+            and w % TILE == 0
+            and weight.shape[1] >= 8
+        )
+
+    def _planes(self, ws: Workspace, name: str, length: int) -> np.ndarray:
+        return ws.get(name, (36, self.w // TILE * length + _PLANE_PADDING))
+
+    def _matrices(self, planes: np.ndarray, images: int, channels: int) -> np.ndarray:
+        """Planes as 36 matrices (tiles * images, channels), a view."""
+        count = self.w // TILE * images
+        return planes[:, : count * channels].reshape(36, count, channels)
+
+    def forward(self, row: int, images: slice, y: np.ndarray, at: int, lo: int, ws) -> None:
+        """Rows `row` to `row + 3` of the output, for `images`, to y (H', W, L) at row `at`."""
+        count = images.stop - images.start
+        v = self._planes(ws, "V", count * self.c)
+        m = self._planes(ws, "M", count * self.k)
+        loops.input_transform(self.x, row, images.start * self.c, images.stop * self.c, v, ws)
+        np.matmul(
+            self._matrices(v, count, self.c), self.filters, out=self._matrices(m, count, self.k)
+        )
+        loops.output_transform(m, y, at, lo, lo + count * self.k, ws)
+
+    def begin_backward(self, need_grad_x: bool, threads: int) -> None:
+        """Make room for the gradients; called once, before the threads start."""
+        self.grad_x = None
+        if need_grad_x:
+            self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c))
+            if self.c <= 128:  # BLAS is slow with small transposed matrices
+                turned = pool.take((36, self.k, self.c))
+                np.copyto(turned, self.filters.transpose(0, 2, 1))
+            else:
+                turned = self.filters.transpose(0, 2, 1)
+            self.turned = turned
+        self.partial: list[np.ndarray | None] = [None] * threads
+
+    def backward(
+        self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
+    ) -> None:
+        """Take grad (4, W, images * K), the gradient of rows `row` to `row + 3` of the output."""
+        count = images.stop - images.start
+        lo, hi = images.start * self.c, images.stop * self.c
+        v = self._planes(ws, "V", count * self.c)
+        m = self._planes(ws, "M", count * self.k)
+        loops.output_adjoint(grad, 0, 0, count * self.k, m, ws)
+        loops.input_transform(self.x, row, lo, hi, v, ws)
+        vm, mm = self._matrices(v, count, self.c), self._matrices(m, count, self.k)
+        total = ws.get("dU", self.filters.shape)
+        if row == 0:
+            np.matmul(vm.transpose(0, 2, 1), mm, out=total)
+        else:
+            part = ws.get("dU part", self.filters.shape)
+            np.matmul(vm.transpose(0, 2, 1), mm, out=part)
+            np.add(total, part, out=total)
+        if self.grad_x is not None:
+            first = row if row == 0 else row + 2
+            self.grad_x[first : row + 6, :, lo:hi] = 0
+            np.matmul(mm, self.turned, out=vm)
+            loops.input_adjoint(v, self.grad_x, row, lo, hi, ws)
+
+    def finish_thread(self, ws: Workspace, thread: int) -> None:
+        """Turn this thread's sum over its images into a gradient of the weights."""
+        total = ws.get("dU", self.filters.shape)
+        part = pool.take((9, self.c, self.k))
+        np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=part.reshape(9, -1))
+        self.partial[thread] = part
+
+    def grad_weight(self) -> Array:
+        """The gradient (K, C, 3, 3), all threads together."""
+        return _sum_partials(self.partial, (3, 3, self.c, self.k))
+
+    def grad_input(self) -> Array | None:
+        """The gradient (N, C, H, W) of x."""
+        if self.grad_x is None:
+            return None
+        padded = self.grad_x.reshape(self.h + 2, self.w + 2, self.n, self.c)
+        return padded[1:-1, 1:-1].transpose(2, 3, 0, 1)
+
+
+class Direct:
+    """Any convolution: the windows of a few output rows as a matrix, times the weights."""
+
+    def __init__(self, x: Array, weight: Array, stride: int, padding: int) -> None:
+        self.n, self.c, self.h, self.w = x.shape
+        self.k, _, self.side, _ = weight.shape
+        self.stride, self.padding = stride, padding
+        self.output_size = tuple(
+            (size + 2 * padding - self.side) // stride + 1 for size in (self.h, self.w)
+        )
+        self.x = padded_input(x, padding)
+        self.taps = self.side * self.side
+        self.matrix = weight_matrix(weight).reshape(self.taps * self.c, self.k)
+        images = -(-self.n // max(1, options.threads))
+        line_bytes = 4 * self.output_size[1] * images * self.taps * self.c
+        self.rows = int(np.clip(_COLUMN_BYTES // line_bytes, 1, self.output_size[0]))
+
+    @staticmethod
+    def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
+        """Whether this strategy can take the convolution: any square kernel."""
+        return weight.shape[2] == weight.shape[3]
+
+    def _columns(self, row: int, rows: int, images: slice, ws: Workspace) -> np.ndarray:
+        count = images.stop - images.start
+        columns = ws.get("columns", (rows, self.output_size[1], count, self.taps, self.c))
+        for r in range(rows):
+            loops.gather_columns(
+                self.x,
+                (row + r) * self.stride,
+                images.start * self.c,
+                count,
+                self.c,
+                self.stride,
+                self.side,
+                columns[r],
+            )
+        return columns
+
+    def forward(self, row: int, images: slice, y: np.ndarray, at: int, lo: int, ws) -> None:
+        """Output rows from `row` on (`rows` of them), for `images`, to y (P', Q, L) at row `at`."""
+        rows = min(self.rows, self.output_size[0] - row)
+        columns = self._columns(row, rows, images, ws)
+        count = images.stop - images.start
+        product = ws.get("product", (rows, self.output_size[1], count * self.k))
+        np.matmul(
+            columns.reshape(-1, self.taps * self.c), self.matrix, out=product.reshape(-1, self.k)
+        )
+        y[at : at + rows, :, lo : lo + count * self.k] = product
+
+    def begin_backward(self, need_grad_x: bool, threads: int) -> None:
+        """Make room for the gradients; called once, before the threads start."""
+        self.grad_x = None
+        if need_grad_x:
+            p = 2 * self.padding
+            self.grad_x = pool.take((self.h + p, self.w + p, self.n * self.c))
+        self.partial: list[np.ndarray | None] = [None] * threads
+
+    def backward(
+        self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
+    ) -> None:
+        """Take grad (rows, Q, images * K), the gradient of output rows from `row` on."""
+        rows = grad.shape[0]
+        count = images.stop - images.start
+        columns = self._columns(row, rows, images, ws)
+        wide, g = columns.reshape(-1, self.taps * self.c), grad.reshape(-1, self.k)
+        total = ws.get("dW", self.matrix.shape)
+        if row == 0:
+            np.matmul(wide.T, g, out=total)
+        else:
+            part = ws.get("dW part", self.matrix.shape)
+            np.matmul(wide.T, g, out=part)
+            np.add(total, part, out=total)
+        if self.grad_x is None:
+            return
+        lo, hi = images.start * self.c, images.stop * self.c
+        if row == 0:
+            self.grad_x[:, :, lo:hi] = 0
+        np.matmul(g, self.matrix.T, out=wide)
+        for r in range(rows):
+            loops.scatter_columns(
+                columns[r],
+                self.grad_x,
+                (row + r) * self.stride,
+                lo,
+                count,
+                self.c,
+                self.stride,
+                self.side,
+            )
+
+    def finish_thread(self, ws: Workspace, thread: int) -> None:
+        """Keep this thread's sum over its images."""
+        part = pool.take((self.taps, self.c, self.k))
+        np.copyto(part, ws.get("dW", self.matrix.shape).reshape(part.shape))
+        self.partial[thread] = part
+
+    def grad_weight(self) -> Array:
+        """The gradient (K, C, side, side), all threads together."""
+        return _sum_partials(self.partial, (self.side, self.side, self.c, self.k))
+
+    def grad_input(self) -> Array | None:
+        """The gradient (N, C, H, W) of x."""
+        if self.grad_x is None:
+            return None
+        p = self.padding
+        padded = self.grad_x.reshape(self.h + 2 * p, self.w + 2 * p, self.n, self.c)
+        return padded[p : p + self.h, p : p + self.w].transpose(2, 3, 0, 1)
+
+
+def _sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:
+    """The sum of the threads' shares, in the order of the threads, as (K, C, kh, kw)."""
+    total = partials[0]
+    for part in partials[1:]:
+        np.add(total, part, out=total)
+    return total.reshape(shape).transpose(3, 2, 0, 1)
+
+
+def strategy(x: Array, weight: Array, stride: int, padding: int):
+    """The fastest way to compute this convolution, or None where only the reference can."""
+    if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape:
+        return None
+    ways = (Direct,) if options.conv == "direct" else (Winograd, Direct)
+    for way in ways:
+        if way.fits(x, weight, stride, padding):
+            return way(x, weight, stride, padding)
+    return None

@@ -1,0 +1,167 @@
+"""Batch norm's passes over an activation, in NumPy: a row of pixels at a time, in the L2 cache.
+
+Each function works on `rows` rows of `columns` pixels, `length` values (images times channels) in
+each. Vectors over channels are (K,) float32; sums are kept in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.kernels.cpu.buffers import Workspace
+from minires.kernels.cpu.regions import Region
+
+
+def _rows(part: Region, rows: int, columns: int, length: int) -> list[np.ndarray]:
+    array, row, column, lo = part
+    return [array[row + h, column : column + columns, lo : lo + length] for h in range(rows)]
+
+
+def _tile(vector: np.ndarray, length: int) -> np.ndarray:
+    return np.tile(vector, length // vector.size)
+
+
+def _channel_sum(values: np.ndarray, channels: int) -> np.ndarray:
+    """The sum over pixels and images of values (columns, length): (channels,) float64."""
+    per_value = np.add.reduce(values, axis=0)
+    return per_value.reshape(-1, channels).sum(axis=0, dtype=np.float64)
+
+
+def add_moments(
+    y: Region, rows: int, columns: int, length: int, moments: np.ndarray, ws: Workspace
+) -> None:
+    """Take a chunk into `moments` (3, K) float64: count, mean, and sum of squared deviations.
+
+    The chunk's own mean is found first and the deviations are taken from it; two groups combine as
+    in Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm".
+    """
+    channels = moments.shape[1]
+    chunk = _rows(y, rows, columns, length)
+    count = rows * columns * (length // channels)
+    mean = sum(_channel_sum(line, channels) for line in chunk) / count
+    shift = _tile(mean.astype(np.float32), length)
+    centred = ws.get("line", (columns, length))
+    squares, drift = np.zeros(channels), np.zeros(channels)
+    for line in chunk:
+        np.subtract(line, shift, out=centred)
+        drift += _channel_sum(centred, channels)
+        np.multiply(centred, centred, out=centred)
+        squares += _channel_sum(centred, channels)
+    mean = mean.astype(np.float32) + drift / count
+    squares -= drift * drift / count
+    combine_moments(moments, count, mean, squares)
+
+
+def combine_moments(
+    moments: np.ndarray, count: float, mean: np.ndarray, squares: np.ndarray
+) -> None:
+    """Merge a group with `count` values, `mean` (K,) and squared deviations `squares` (K,)."""
+    total = moments[0, 0] + count
+    delta = mean - moments[1]
+    moments[2] += squares + delta * delta * (moments[0, 0] * count / total)
+    moments[1] += delta * (count / total)
+    moments[0] = total
+
+
+def normalize(
+    y: Region,
+    out: Region,
+    shortcut: Region | None,
+    rows: int,
+    columns: int,
+    length: int,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    relu: bool,
+    ws: Workspace,
+) -> None:
+    """out = y * scale + shift (+ shortcut), then ReLU if `relu`."""
+    scale, shift = _tile(scale, length), _tile(shift, length)
+    zeros = ws.zeros(length)
+    sources = _rows(y, rows, columns, length)
+    targets = _rows(out, rows, columns, length)
+    extras = None if shortcut is None else _rows(shortcut, rows, columns, length)
+    line = ws.get("line", (columns, length))
+    for h in range(rows):
+        np.multiply(sources[h], scale, out=line)
+        last = targets[h] if extras is None and not relu else line
+        np.add(line, shift, out=last)
+        if extras is not None:
+            np.add(line, extras[h], out=line if relu else targets[h])
+        if relu:
+            np.maximum(line, zeros, out=targets[h])
+
+
+def gradient_sums(
+    grad: Region,
+    y: Region,
+    out: Region | None,
+    masked: Region | None,
+    rows: int,
+    columns: int,
+    length: int,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    sums: np.ndarray,
+    ws: Workspace,
+) -> None:
+    """Add sum(g) and sum(g (y - mean)) to sums (2, K) float64.
+
+    g is grad where the ReLU let through, and is stored in `masked` if that is given. With `out`,
+    the ReLU let through where out > 0; else with `scale`, where y * scale + shift > 0; with neither
+    there was no ReLU.
+    """
+    channels = sums.shape[1]
+    centre = _tile(mean, length)
+    grads, ys = _rows(grad, rows, columns, length), _rows(y, rows, columns, length)
+    outs = None if out is None else _rows(out, rows, columns, length)
+    stores = None if masked is None else _rows(masked, rows, columns, length)
+    buffer, line = ws.get("line2", (columns, length)), ws.get("line", (columns, length))
+    for h in range(rows):
+        g = grads[h]
+        if outs is not None or scale.size:
+            g = buffer if stores is None else stores[h]
+            positive = outs[h] if outs is not None else _affine(ys[h], scale, shift, line)
+            np.multiply(grads[h], positive > np.float32(0), out=g)
+        sums[0] += _channel_sum(g, channels)
+        np.subtract(ys[h], centre, out=line)
+        np.multiply(line, g, out=line)
+        sums[1] += _channel_sum(line, channels)
+
+
+def input_gradient(
+    grad: Region,
+    y: Region,
+    target: Region,
+    rows: int,
+    columns: int,
+    length: int,
+    coefficients: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    ws: Workspace,
+) -> None:
+    """target = a g + b y + c: batch norm's gradient of its input y.
+
+    coefficients: (3, K) float32 holds a, b and c. g is grad, or, if `scale` is not empty, grad
+    where y * scale + shift > 0.
+    """
+    a, b, c = (_tile(v, length) for v in coefficients)
+    grads, ys = _rows(grad, rows, columns, length), _rows(y, rows, columns, length)
+    targets = _rows(target, rows, columns, length)
+    buffer, line = ws.get("line2", (columns, length)), ws.get("line", (columns, length))
+    for h in range(rows):
+        g = grads[h]
+        if scale.size:
+            positive = _affine(ys[h], scale, shift, line) > np.float32(0)
+            g = np.multiply(g, positive, out=buffer)
+        np.multiply(ys[h], b, out=line)
+        np.add(line, c, out=line)
+        np.multiply(g, a, out=targets[h])
+        np.add(targets[h], line, out=targets[h])
+
+
+def _affine(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, line: np.ndarray) -> np.ndarray:
+    np.multiply(y, _tile(scale, y.shape[1]), out=line)
+    return np.add(line, _tile(shift, y.shape[1]), out=line)

@@ -1,0 +1,287 @@
+"""Convolution, batch norm, residual addition and ReLU as one pass forward and one backward.
+
+Forward, the statistics of a chunk are taken while it is in the cache, and the normalised output is
+written straight into a buffer with a border of zeros, ready for the next convolution. Backward,
+the gradient of the convolution's output is never stored: each chunk of it is made from grad_output
+and y in the cache, and used there by both of the convolution's gradients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, kernel
+from minires.functional.batch_norm import BatchNormCache
+from minires.functional.conv import Conv2dCache
+from minires.functional.fused import ConvBNReLUCache
+from minires.functional.relu import ReLUCache
+from minires.kernels.cpu import loops
+from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
+from minires.kernels.cpu.convolution import strategy
+from minires.kernels.cpu.elementwise import combine_moments
+from minires.kernels.cpu.regions import Region, region
+from minires.kernels.cpu.threads import parallel, shards, workspace
+
+
+@kernel("conv_bn_relu_forward", "cpu")
+def conv_bn_relu_forward(
+    x: Array,
+    weight: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    shortcut: Array | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    relu: bool = True,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Array, ConvBNReLUCache]:
+    """`functional.fused.conv_bn_relu_forward`."""
+    conv = strategy(x, weight, stride, padding)
+    if conv is None or gamma.dtype != np.float32:
+        return NotImplemented
+    n, k = x.shape[0], weight.shape[0]
+    h, w = conv.output_size
+    out = pool.take_bordered(h, w, n, k)[1:-1, 1:-1]
+    extra = None if shortcut is None else region(to_hwnc(shortcut))
+    run = _Forward(conv, region(out), extra, n, k, relu)
+    if training:
+        y = pool.take((h, w, n, k))
+        mean, variance = run.convolve(y)
+        _update_running(running_mean, running_var, mean, variance, n * h * w, momentum)
+    else:
+        y = None
+        mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
+    inv_std = 1.0 / np.sqrt(variance + eps)
+    scale = gamma * inv_std
+    shift = (beta - mean * scale).astype(np.float32)
+    scale = scale.astype(np.float32)
+    if training:
+        run.normalize(y, scale, shift)
+    else:
+        run.convolve_and_normalize(scale, shift)
+        y = out  # never used: an evaluation pass keeps no cache
+    result = logical(out)
+    batch_norm = BatchNormCache(
+        logical(y), gamma, mean.astype(np.float32), inv_std.astype(np.float32), training
+    )
+    cache = ConvBNReLUCache(
+        Conv2dCache(x, weight, False, stride, padding),
+        batch_norm,
+        ReLUCache(result) if relu else None,
+        shortcut is not None,
+    )
+    return result, _with_affine(cache, scale, shift) if training else cache
+
+
+class _AffineCache(ConvBNReLUCache):
+    """A `ConvBNReLUCache` that also knows batch norm's scale and shift, for the ReLU's mask."""
+
+    affine: tuple[np.ndarray, np.ndarray]
+
+
+def _with_affine(cache: ConvBNReLUCache, scale: np.ndarray, shift: np.ndarray) -> _AffineCache:
+    extended = _AffineCache(*cache)
+    extended.affine = (scale, shift)
+    return extended
+
+
+def _update_running(running_mean, running_var, mean, variance, count, momentum) -> None:
+    unbiased = variance * (count / max(count - 1, 1))
+    running_mean += momentum * (mean.astype(np.float32) - running_mean)
+    running_var += momentum * (unbiased.astype(np.float32) - running_var)
+
+
+class _Forward:
+    """The forward pass over the threads' shares of the images."""
+
+    def __init__(self, conv, out: Region, shortcut: Region | None, n: int, k: int, relu: bool):
+        self.conv, self.out, self.shortcut, self.k, self.relu = conv, out, shortcut, k, relu
+        self.h, self.w = conv.output_size
+        self.parts = shards(n)
+
+    def _chunks(self):
+        for row in range(0, self.h, self.conv.rows):
+            yield row, min(self.conv.rows, self.h - row)
+
+    def convolve(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """y (H, W, N, K) = conv(x); its mean and biased variance per channel, float64."""
+        flat = y.reshape(self.h, self.w, -1)
+        moments = [np.zeros((3, self.k)) for _ in self.parts]
+
+        def work(thread: int) -> None:
+            ws, images = workspace(thread), self.parts[thread]
+            lo, length = images.start * self.k, (images.stop - images.start) * self.k
+            for row, rows in self._chunks():
+                self.conv.forward(row, images, flat, row, lo, ws)
+                chunk = Region(flat, row, 0, lo)
+                loops.add_moments(chunk, rows, self.w, length, moments[thread], ws)
+
+        parallel(work, len(self.parts))
+        total = moments[0]
+        for other in moments[1:]:
+            combine_moments(total, other[0, 0], other[1], other[2])
+        return total[1], total[2] / total[0, 0]
+
+    def normalize(self, y: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> None:
+        """out = relu(y * scale + shift + shortcut)."""
+        source = Region(y.reshape(self.h, self.w, -1), 0, 0, 0)
+
+        def work(thread: int) -> None:
+            images = self.parts[thread]
+            self._apply(source.at(0, images.start * self.k), 0, self.h, images, scale, shift, thread)
+
+        parallel(work, len(self.parts))
+
+    def convolve_and_normalize(self, scale: np.ndarray, shift: np.ndarray) -> None:
+        """out = relu(conv(x) * scale + shift + shortcut), chunk by chunk."""
+
+        def work(thread: int) -> None:
+            ws, images = workspace(thread), self.parts[thread]
+            length = (images.stop - images.start) * self.k
+            for row, rows in self._chunks():
+                y = ws.get("chunk", (rows, self.w, length))
+                self.conv.forward(row, images, y, 0, 0, ws)
+                self._apply(Region(y, 0, 0, 0), row, rows, images, scale, shift, thread)
+
+        parallel(work, len(self.parts))
+
+    def _apply(self, source: Region, row, rows, images, scale, shift, thread: int) -> None:
+        lo, length = images.start * self.k, (images.stop - images.start) * self.k
+        extra = None if self.shortcut is None else self.shortcut.at(row, lo)
+        loops.normalize(
+            source,
+            self.out.at(row, lo),
+            extra,
+            rows,
+            self.w,
+            length,
+            scale,
+            shift,
+            self.relu,
+            workspace(thread),
+        )
+
+
+@kernel("conv_bn_relu_backward", "cpu")
+def conv_bn_relu_backward(
+    grad_output: Array, cache: ConvBNReLUCache, need_grad_x: bool = True
+) -> tuple[Array | None, Array, Array, Array, Array | None]:
+    """`functional.fused.conv_bn_relu_backward`."""
+    x, weight, _, stride, padding = cache.conv
+    norm = cache.batch_norm
+    y = as_hwnc(norm.x)
+    if y is None or not norm.batch_statistics or grad_output.dtype != np.float32:
+        return NotImplemented
+    conv = strategy(x, weight, stride, padding)
+    if conv is None:
+        return NotImplemented
+    run = _Backward(conv, grad_output, cache)
+    sums = run.sums()
+    count = y.shape[0] * y.shape[1] * y.shape[2]
+    inv_std, mean = norm.inv_std.astype(np.float64), norm.mean.astype(np.float64)
+    grad_beta, grad_gamma = sums[0], sums[1] * inv_std
+    # grad_y = scale * (g - sum(g)/M - x_hat * sum(g x_hat)/M), as a * g + b * y + c.
+    scale = norm.weight * inv_std
+    b = -scale * inv_std * grad_gamma / count
+    c = -scale * grad_beta / count - b * mean
+    run.convolve(np.stack([scale, b, c]).astype(np.float32), need_grad_x)
+    grad_shortcut = None
+    if cache.has_shortcut:
+        grad_shortcut = grad_output if run.masked is None else logical(run.masked)
+    return (
+        conv.grad_input(),
+        conv.grad_weight(),
+        grad_gamma.astype(np.float32),
+        grad_beta.astype(np.float32),
+        grad_shortcut,
+    )
+
+
+class _Backward:
+    """The backward pass over the threads' shares of the images.
+
+    The ReLU's mask comes from batch norm's output, recomputed, where nothing was added to it, so
+    the masked gradient is never stored; with a shortcut it comes from the unit's output, and the
+    masked gradient is stored, because it is the shortcut's gradient too.
+    """
+
+    def __init__(self, conv, grad_output: Array, cache: ConvBNReLUCache) -> None:
+        self.conv = conv
+        self.h, self.w = conv.output_size
+        norm = cache.batch_norm
+        y = as_hwnc(norm.x)
+        n, self.k = y.shape[2:]
+        self.parts = shards(n)
+        self.y = region(y)
+        self.grad = region(to_hwnc(grad_output))
+        self.mean = norm.mean
+        self.scale = self.shift = loops.NONE
+        self.out = self.masked = None
+        if cache.relu is None:
+            return
+        affine = getattr(cache, "affine", None)
+        if affine is not None and not cache.has_shortcut:
+            self.scale, self.shift = affine
+        else:
+            self.out = region(to_hwnc(cache.relu.y))
+            self.masked = pool.take(y.shape)
+
+    def sums(self) -> np.ndarray:
+        """sum(g) and sum(g (y - mean)) per channel, (2, K) float64."""
+        sums = [np.zeros((2, self.k)) for _ in self.parts]
+        target = None if self.masked is None else region(self.masked)
+
+        def work(thread: int) -> None:
+            images = self.parts[thread]
+            lo, length = images.start * self.k, (images.stop - images.start) * self.k
+            loops.gradient_sums(
+                self.grad.at(0, lo),
+                self.y.at(0, lo),
+                None if self.out is None else self.out.at(0, lo),
+                None if target is None else target.at(0, lo),
+                self.h,
+                self.w,
+                length,
+                self.mean,
+                self.scale,
+                self.shift,
+                sums[thread],
+                workspace(thread),
+            )
+
+        parallel(work, len(self.parts))
+        return sum(sums[1:], sums[0])
+
+    def convolve(self, coefficients: np.ndarray, need_grad_x: bool) -> None:
+        """The convolution's gradients from grad_y = a g + b y + c."""
+        conv = self.conv
+        conv.begin_backward(need_grad_x, len(self.parts))
+        grad = self.grad if self.masked is None else region(self.masked)
+
+        def work(thread: int) -> None:
+            ws, images = workspace(thread), self.parts[thread]
+            lo, length = images.start * self.k, (images.stop - images.start) * self.k
+            for row in range(0, self.h, conv.rows):
+                rows = min(conv.rows, self.h - row)
+                chunk = ws.get("chunk", (rows, self.w, length))
+                loops.input_gradient(
+                    grad.at(row, lo),
+                    self.y.at(row, lo),
+                    Region(chunk, 0, 0, 0),
+                    rows,
+                    self.w,
+                    length,
+                    coefficients,
+                    self.scale,
+                    self.shift,
+                    ws,
+                )
+                conv.backward(row, images, chunk, ws, thread)
+            conv.finish_thread(ws, thread)
+
+        parallel(work, len(self.parts))

@@ -1,0 +1,163 @@
+"""The choice between compiled loops and NumPy ones: the same functions, by the same names.
+
+With the optional extra `fast` (numba) the memory-bound loops are compiled; without it NumPy does
+them. Everything else in this package calls the functions of this module.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from minires.kernels.cpu import elementwise, winograd
+from minires.kernels.cpu.regions import Region
+
+NONE = np.empty(0, np.float32)
+"""Stands for "no ReLU" where a scale is expected."""
+
+
+def _load():
+    if os.environ.get("MINIRES_NO_NUMBA"):
+        return None, None, "switched off by MINIRES_NO_NUMBA"
+    try:
+        from minires.kernels.cpu import compiled, compiled_elementwise
+    except ImportError as error:
+        return None, None, f'not installed ({error.name}); pip install -e ".[fast]"'
+    return compiled, compiled_elementwise, None
+
+
+_transforms, _passes, why_not_compiled = _load()
+"""`why_not_compiled` is None when the loops are compiled, else the reason in a few words."""
+
+
+def compiled_in_use() -> bool:
+    """Whether the compiled loops run."""
+    return _transforms is not None
+
+
+def use_compiled(wanted: bool) -> None:
+    """Switch between compiled and NumPy loops, for benchmarks and tests."""
+    global _transforms, _passes
+    _transforms, _passes, _ = _load() if wanted else (None, None, None)
+
+
+def input_transform(x, row, lo, hi, planes, ws) -> None:
+    """`winograd.input_transform`."""
+    if _transforms is None:
+        winograd.input_transform(x, row, lo, hi, planes, ws)
+    else:
+        _transforms.input_transform(x, row, lo, hi, planes)
+
+
+def output_transform(planes, y, row, lo, hi, ws) -> None:
+    """`winograd.output_transform`."""
+    if _transforms is None:
+        winograd.output_transform(planes, y, row, lo, hi, ws)
+    else:
+        _transforms.output_transform(planes, y, row, lo, hi)
+
+
+def output_adjoint(y, row, lo, hi, planes, ws) -> None:
+    """`winograd.output_adjoint`."""
+    if _transforms is None:
+        winograd.output_adjoint(y, row, lo, hi, planes, ws)
+    else:
+        _transforms.output_adjoint(y, row, lo, hi, planes)
+
+
+def input_adjoint(planes, x, row, lo, hi, ws) -> None:
+    """`winograd.input_adjoint`."""
+    if _transforms is None:
+        winograd.input_adjoint(planes, x, row, lo, hi, ws)
+    else:
+        _transforms.input_adjoint(planes, x, row, lo, hi)
+
+
+def add_moments(y: Region, rows, columns, length, moments, ws) -> None:
+    """`elementwise.add_moments`."""
+    if _passes is None:
+        elementwise.add_moments(y, rows, columns, length, moments, ws)
+    else:
+        _passes.add_moments(y, rows, columns, length, moments)
+
+
+def normalize(y, out, shortcut, rows, columns, length, scale, shift, relu, ws) -> None:
+    """`elementwise.normalize`."""
+    if _passes is None:
+        elementwise.normalize(y, out, shortcut, rows, columns, length, scale, shift, relu, ws)
+    else:
+        extra = y if shortcut is None else shortcut
+        _passes.normalize(
+            y, out, extra, shortcut is not None, rows, columns, length, scale, shift, relu
+        )
+
+
+def gradient_sums(
+    grad, y, out, masked, rows, columns, length, mean, scale, shift, sums, ws
+) -> None:
+    """`elementwise.gradient_sums`."""
+    if _passes is None:
+        elementwise.gradient_sums(
+            grad, y, out, masked, rows, columns, length, mean, scale, shift, sums, ws
+        )
+    elif out is not None:
+        _passes.gradient_sums_from_out(grad, y, out, masked, rows, columns, length, mean, sums)
+    else:
+        _passes.gradient_sums(grad, y, rows, columns, length, mean, scale, shift, sums)
+
+
+def input_gradient(
+    grad, y, target, rows, columns, length, coefficients, scale, shift, ws
+) -> None:
+    """`elementwise.input_gradient`."""
+    if _passes is None:
+        elementwise.input_gradient(
+            grad, y, target, rows, columns, length, coefficients, scale, shift, ws
+        )
+    else:
+        _passes.input_gradient(grad, y, target, rows, columns, length, coefficients, scale, shift)
+
+
+def add(a: Region, b: Region, out: Region, rows, columns, length) -> None:
+    """out = a + b."""
+    if _passes is None:
+        for h in range(rows):
+            np.add(
+                *(
+                    r.array[r.row + h, r.column : r.column + columns, r.lo : r.lo + length]
+                    for r in (a, b, out)
+                )
+            )
+    else:
+        _passes.add(a, b, out, rows, columns, length)
+
+
+def gather_columns(x, row, lo, images, channels, stride, side, columns) -> None:
+    """columns (Q, images, side^2, C) = the windows of one output row of the padded x (H', W', N C).
+
+    The window of output q starts at row `row` and column `stride * q` of x; images from value `lo`.
+    """
+    if _passes is not None:
+        _passes.gather_columns(x, row, lo, images, channels, stride, side, columns)
+        return
+    for tap, window in enumerate(_taps(x, row, lo, images, channels, stride, side, columns)):
+        np.copyto(columns[:, :, tap], window)
+
+
+def scatter_columns(columns, x, row, lo, images, channels, stride, side) -> None:
+    """Add columns (Q, images, side^2, C) to the windows of one output row of x (H', W', N C)."""
+    if _passes is not None:
+        _passes.scatter_columns(columns, x, row, lo, images, channels, stride, side)
+        return
+    for tap, window in enumerate(_taps(x, row, lo, images, channels, stride, side, columns)):
+        np.add(window, columns[:, :, tap], out=window)
+
+
+def _taps(x, row, lo, images, channels, stride, side, columns):
+    """For each position in the window, the pixels (Q, images, C) of x that stand there."""
+    q = columns.shape[0]
+    for tap in range(side * side):
+        i, j = divmod(tap, side)
+        line = x[row + i, j : j + stride * (q - 1) + 1 : stride, lo : lo + images * channels]
+        yield line.reshape(q, images, channels)

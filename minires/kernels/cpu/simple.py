@@ -1,0 +1,106 @@
+"""The small operations around the convolutions, in memory order (H, W, N, C) and in reused buffers.
+
+What counts here is the memory order that they hand on: a gradient in any other order would be
+copied by the next kernel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, kernel, options
+from minires.functional.optimizer import sgd_step as _sgd_step
+from minires.functional.pooling import GlobalAvgPoolCache
+from minires.functional.shortcut import ShortcutACache
+from minires.kernels.cpu import loops
+from minires.kernels.cpu.buffers import as_hwnc, logical, pool
+from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.threads import parallel, shards
+
+
+@kernel("add", "cpu")
+def add(a: Array, b: Array) -> Array:
+    """`functional.shortcut.add`."""
+    first, second = (as_hwnc(v) if v.ndim == 4 else None for v in (a, b))
+    if first is None or second is None:
+        return NotImplemented
+    h, w, n, c = first.shape
+    out = pool.take(first.shape)
+    left, right, target = region(first), region(second), region(out)
+    parts = shards(n)
+
+    def work(thread: int) -> None:
+        lo, length = parts[thread].start * c, (parts[thread].stop - parts[thread].start) * c
+        loops.add(left.at(0, lo), right.at(0, lo), target.at(0, lo), h, w, length)
+
+    parallel(work, len(parts))
+    return logical(out)
+
+
+@kernel("shortcut_a_forward", "cpu")
+def shortcut_a_forward(x: Array, out_channels: int, stride: int) -> tuple[Array, ShortcutACache]:
+    """`functional.shortcut.shortcut_a_forward`."""
+    hwnc = as_hwnc(x)
+    if hwnc is None:
+        return NotImplemented
+    picked = hwnc[::stride, ::stride]
+    h, w, n, c = picked.shape
+    first = (out_channels - c) // 2
+    y = pool.take((h, w, n, out_channels))
+    y[..., :first] = 0
+    y[..., first : first + c] = picked
+    y[..., first + c :] = 0
+    return logical(y), ShortcutACache(x.shape, stride, first)
+
+
+@kernel("shortcut_a_backward", "cpu")
+def shortcut_a_backward(grad_output: Array, cache: ShortcutACache) -> Array:
+    """`functional.shortcut.shortcut_a_backward`."""
+    grad = as_hwnc(grad_output)
+    if grad is None:
+        return NotImplemented
+    n, c, h, w = cache.x_shape
+    grad_x = pool.take((h, w, n, c))
+    if cache.stride > 1:
+        grad_x[...] = 0
+    grad_x[:: cache.stride, :: cache.stride] = grad[..., cache.first : cache.first + c]
+    return logical(grad_x)
+
+
+@kernel("global_avg_pool_forward", "cpu")
+def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
+    """`functional.pooling.global_avg_pool_forward`."""
+    hwnc = as_hwnc(x)
+    if hwnc is None:
+        return NotImplemented
+    y = np.add.reduce(hwnc, axis=(0, 1)) * np.float32(1.0 / (hwnc.shape[0] * hwnc.shape[1]))
+    return y, GlobalAvgPoolCache(x.shape, y)
+
+
+@kernel("global_avg_pool_backward", "cpu")
+def global_avg_pool_backward(grad_output: Array, cache: GlobalAvgPoolCache) -> Array:
+    """`functional.pooling.global_avg_pool_backward`."""
+    if grad_output.dtype != np.float32:
+        return NotImplemented
+    n, c, h, w = cache.x_shape
+    grad_x = pool.take((h, w, n, c))
+    grad_x[...] = grad_output * np.float32(1.0 / (h * w))
+    return logical(grad_x)
+
+
+@kernel("sgd_step", "cpu")
+def sgd_step(weights, grads, velocity, lr, momentum, weight_decay, nesterov) -> None:
+    """`functional.optimizer.sgd_step`, each thread on a piece of the flat arrays."""
+    size = weights.size
+    if size < 100_000 or options.threads == 1:
+        return _sgd_step.reference(weights, grads, velocity, lr, momentum, weight_decay, nesterov)
+    bounds = [size * i // options.threads for i in range(options.threads + 1)]
+
+    def work(thread: int) -> None:
+        piece = slice(bounds[thread], bounds[thread + 1])
+        _sgd_step.reference(
+            weights[piece], grads[piece], velocity[piece], lr, momentum, weight_decay, nesterov
+        )
+
+    parallel(work, options.threads)
+    return None

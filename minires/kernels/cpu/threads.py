@@ -1,0 +1,83 @@
+"""Work shared over Python threads.
+
+NumPy and compiled loops release the interpreter's lock while they run, so two threads really
+compute at once, provided each gets long pieces. BLAS runs at one thread in each of them: the
+split is ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from minires.backend import options
+from minires.kernels.cpu.buffers import Workspace
+
+
+class _Worker:
+    """One helper thread that waits for a function, runs it, and says so."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._start, self._done = threading.Lock(), threading.Lock()
+        self._start.acquire()
+        self._done.acquire()
+        self._function: Callable[[int], None] | None = None
+        self.error: BaseException | None = None
+        threading.Thread(target=self._loop, name=f"minires-{index}", daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self._start.acquire()
+            try:
+                self._function(self.index)
+            except BaseException as error:  # handed to the main thread by `wait`
+                self.error = error
+            self._done.release()
+
+    def begin(self, function: Callable[[int], None]) -> None:
+        self._function = function
+        self._start.release()
+
+    def wait(self) -> None:
+        self._done.acquire()
+        self._function = None
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+_workers: list[_Worker] = []
+_workspaces: list[Workspace] = []
+
+
+def workspace(index: int) -> Workspace:
+    """The scratch memory of thread `index`."""
+    while len(_workspaces) <= index:
+        _workspaces.append(Workspace())
+    return _workspaces[index]
+
+
+def parallel(function: Callable[[int], None], count: int) -> None:
+    """Run `function(0)` ... `function(count - 1)`, each in a thread of its own, and wait for all.
+
+    The caller's thread runs number 0. An error in any of them is raised here.
+    """
+    while len(_workers) < count - 1:
+        _workers.append(_Worker(len(_workers) + 1))
+    workspace(count)  # made here, so that threads only read the list
+    begun = _workers[: count - 1]
+    for worker in begun:
+        worker.begin(function)
+    try:
+        function(0)
+    finally:
+        for worker in begun:
+            worker.wait()
+
+
+def shards(n: int) -> list[slice]:
+    """The images 0 to n - 1 split into one slice for each thread, none of them empty."""
+    count = max(1, min(options.threads, n))
+    bounds = [n * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
