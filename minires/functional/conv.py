@@ -85,7 +85,9 @@ def conv2d_backward(
     x, weight, has_bias, stride, padding = cache
     kernel = weight.shape[2:]
     view = windows(pad_spatial(x, padding), kernel, stride)  # (N, C, P, Q, kh, kw)
-    grad_weight = xp.tensordot(grad_output, view, axes=((0, 2, 3), (0, 2, 3)))
+    positions = view.transpose(0, 2, 3, 4, 5, 1)  # (N, P, Q, kh, kw, C)
+    grad_weight = xp.tensordot(grad_output, positions, axes=((0, 2, 3), (0, 1, 2)))
+    grad_weight = grad_weight.transpose(0, 3, 1, 2)  # (K, C, kh, kw)
     grad_bias = grad_output.sum(axis=(0, 2, 3)) if has_bias else None
     if not need_grad_x:
         return None, grad_weight, grad_bias
