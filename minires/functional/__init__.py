@@ -6,6 +6,7 @@ from minires.functional.dropout import dropout_backward, dropout_forward
 from minires.functional.fused import conv_bn_relu_backward, conv_bn_relu_forward
 from minires.functional.linear import linear_backward, linear_forward
 from minires.functional.loss import cross_entropy_backward, cross_entropy_forward
+from minires.functional.optimizer import sgd_step
 from minires.functional.pooling import (
     global_avg_pool_backward,
     global_avg_pool_forward,
@@ -35,6 +36,7 @@ __all__ = [
     "max_pool2d_forward",
     "relu_backward",
     "relu_forward",
+    "sgd_step",
     "shortcut_a_backward",
     "shortcut_a_forward",
 ]

@@ -270,7 +270,7 @@ def test_mutated_files_load_or_are_refused(whole, tmp_path):
     content = whole.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     rng, refused = random.Random(1), 0
-    for _ in range(2000):
+    for _ in range(1000):
         mutated = bytearray(content)
         for _ in range(rng.randint(1, 3)):
             mutated[rng.randrange(header)] = rng.randrange(256)
@@ -279,7 +279,7 @@ def test_mutated_files_load_or_are_refused(whole, tmp_path):
             load_checkpoint(whole)
         except CheckpointError:
             refused += 1
-    assert refused > 500
+    assert refused > 250
 
 
 @pytest.mark.parametrize(
