@@ -1,0 +1,1 @@
+"""Looking at networks from outside: the gradient check and what else explains them."""
