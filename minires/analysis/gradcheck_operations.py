@@ -12,6 +12,7 @@ from typing import Any
 from minires import functional as F
 from minires.analysis.gradcheck import HWIO, HWNC, NHWC, STRIDED, Case, Draw, Problem
 from minires.backend import Array, array_module
+from minires.functional.conv import conv_output_size
 
 
 def operation_cases() -> list[Case]:
@@ -128,6 +129,7 @@ def batch_norm(
     *,
     order: Any = None,
     mean: float = 0.0,
+    scale: float = 1.0,
 ) -> Callable[[Draw], Problem]:
     """The problem of one batch norm, with the batch's statistics or the running ones."""
 
@@ -139,9 +141,8 @@ def batch_norm(
         def forward(x, weight, bias):
             return F.batch_norm_forward(x, weight, bias, running_mean, running_var, training)
 
-        x = draw.normal(*shape, order=order)
-        if mean:
-            x += mean
+        x = draw.normal(*shape, scale=scale, order=order)
+        x += mean
         return problem_of(
             forward,
             lambda grad_output, cache: F.batch_norm_backward(grad_output, cache),
@@ -160,6 +161,7 @@ def _batch_norms() -> Cases:
     yield "batch_norm: one channel", batch_norm((2, 1, 3, 5))
     yield "batch_norm: one pixel", batch_norm((5, 2, 1, 1))
     yield "batch_norm: far from zero", batch_norm((3, 2, 3, 4), mean=20.0)
+    yield "batch_norm: variance near epsilon", batch_norm((3, 2, 3, 4), scale=0.03)
     yield "batch_norm: an array with gaps", batch_norm((2, 3, 3, 2), order=STRIDED)
     yield "batch_norm: H,W,N,C in memory", batch_norm((2, 3, 3, 2), order=HWNC)
     yield "batch_norm: running statistics", batch_norm((2, 3, 3, 4), False)
@@ -356,7 +358,7 @@ def conv_bn_relu(
     def make(draw: Draw) -> Problem:
         n, c, h, w = x_shape
         padding = kernel // 2
-        out = [F.conv.conv_output_size(size, kernel, stride, padding) for size in (h, w)]
+        out = [conv_output_size(size, kernel, stride, padding) for size in (h, w)]
         weight_order = HWIO if order == HWNC else None
         inputs = {
             "x": draw.normal(*x_shape, order=order),
