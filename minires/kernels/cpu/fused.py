@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from minires import functional
 from minires.backend import Array, kernel
 from minires.functional.batch_norm import BatchNormCache
-from minires.functional.conv import Conv2dCache
+from minires.functional.conv import Conv2dCache, conv2d_forward
 from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops
@@ -64,10 +65,14 @@ def conv_bn_relu_forward(
         run.normalize(y, scale, shift)
     else:
         run.convolve_and_normalize(scale, shift)
-        y = out  # never used: an evaluation pass keeps no cache
     result = logical(out)
+    # An evaluation pass keeps no cache, so y is not stored; a backward pass computes it again.
     batch_norm = BatchNormCache(
-        logical(y), gamma, mean.astype(np.float32), inv_std.astype(np.float32), training
+        None if y is None else logical(y),
+        gamma,
+        mean.astype(np.float32),
+        inv_std.astype(np.float32),
+        training,
     )
     cache = ConvBNReLUCache(
         Conv2dCache(x, weight, False, stride, padding),
@@ -133,7 +138,8 @@ class _Forward:
 
         def work(thread: int) -> None:
             images = self.parts[thread]
-            self._apply(source.at(0, images.start * self.k), 0, self.h, images, scale, shift, thread)
+            mine = source.at(0, images.start * self.k)
+            self._apply(mine, 0, self.h, images, scale, shift, thread)
 
         parallel(work, len(self.parts))
 
@@ -174,6 +180,10 @@ def conv_bn_relu_backward(
     """`functional.fused.conv_bn_relu_backward`."""
     x, weight, _, stride, padding = cache.conv
     norm = cache.batch_norm
+    if norm.x is None:
+        y, _ = conv2d_forward(x, weight, None, stride, padding)
+        complete = cache._replace(batch_norm=norm._replace(x=y))
+        return functional.conv_bn_relu_backward.reference(grad_output, complete, need_grad_x)
     y = as_hwnc(norm.x)
     if y is None or not norm.batch_statistics or grad_output.dtype != np.float32:
         return NotImplemented
