@@ -174,19 +174,19 @@ def run_checks(
 
 
 def make_problem(
-    case: Case, dtype: str = "float64", device: Device = CPU
+    case: Case, dtype: str = "float64", device: Device = CPU, margin: float = KINK_MARGIN
 ) -> tuple[Problem, Draw]:
     """Draw the problem of `case`, far enough from every kink of a ReLU inside it.
 
     The seed depends on the case's name alone. A network has thousands of ReLUs, so points are drawn
-    until no input of one is nearer to 0 than `KINK_MARGIN`; this is decided in float64, so that
+    until no input of one is nearer to 0 than `margin`; this is decided in float64, so that
     other precisions get the same point.
     """
     seed = zlib.crc32(case.name.encode())
     for attempt in range(1000):
         draw = Draw(seed + attempt)
         problem = case.make(draw)
-        if away_from_kinks(problem):
+        if away_from_kinks(problem, margin):
             break
     else:
         raise AssertionError(f"{case.name}: every point drawn lies on the kink of a ReLU")
@@ -204,12 +204,12 @@ def upstream(problem: Problem, draw: Draw) -> Array:
     return draw.normal(*shape, order=problem.grad_order)
 
 
-def away_from_kinks(problem: Problem) -> bool:
-    """Whether every value that enters a ReLU when `problem` runs is at least `KINK_MARGIN` big."""
+def away_from_kinks(problem: Problem, margin: float = KINK_MARGIN) -> bool:
+    """Whether no value that enters a ReLU when `problem` runs is nearer to 0 than `margin`."""
     right = F.relu_forward
 
     def watched(x: Array):
-        if float(abs(x).min()) < KINK_MARGIN:
+        if float(abs(x).min()) < margin:
             raise _OnKink
         return right(x)
 
