@@ -68,7 +68,8 @@ def add_moments(y, rows, columns, length, moments):
     for k in range(channels):
         chunk_mean = mean[k] + off[k] / count
         delta = chunk_mean - moments[1, k]
-        moments[2, k] += square[k] - off[k] * off[k] / count + delta * delta * before * count / total
+        moments[2, k] += square[k] - off[k] * off[k] / count
+        moments[2, k] += delta * delta * before * count / total
         moments[1, k] += delta * count / total
         moments[0, k] = total
 
@@ -128,7 +129,7 @@ def gradient_sums_from_out(grad, y, out, masked, rows, columns, length, mean, su
 
 @compiled
 def gradient_sums(grad, y, rows, columns, length, mean, scale, shift, sums):
-    """sums += sum(g), sum(g (y - mean)); g is grad (where y scale + shift > 0, if scale is given)."""
+    """sums += sum(g), sum(g (y - mean)); g is grad (only where y scale + shift > 0, if given)."""
     channels = sums.shape[1]
     block = _block(channels, length)
     centre = _tiled(mean, block)
@@ -195,7 +196,7 @@ def add(a, b, out, rows, columns, length):
 
 @compiled
 def gather_columns(x, row, lo, images, channels, stride, side, columns):
-    """columns (Q, images, side^2, C) = the windows of one output row of the padded x (H', W', N C)."""
+    """columns (Q, images, side^2, C) = the windows of one output row of x (H', W', N C)."""
     q = columns.shape[0]
     for p in range(q):
         for image in range(images):

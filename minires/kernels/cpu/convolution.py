@@ -26,7 +26,7 @@ def weight_matrix(weight: Array) -> np.ndarray:
 
 
 def padded_input(x: Array, padding: int) -> np.ndarray:
-    """x (N, C, H, W) as (H + 2 padding, W + 2 padding, N C), with zeros around; copied if need be."""
+    """x (N, C, H, W) as (H + 2 padding, W + 2 padding, N C), zeros around; copied if need be."""
     hwnc = to_hwnc(x)
     h, w, n, c = hwnc.shape
     if padding == 0:
@@ -52,11 +52,12 @@ def _copy(hwnc: np.ndarray) -> np.ndarray:
 class Winograd:
     """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
 
-    rows = TILE
-
     def __init__(self, x: Array, weight: Array, stride: int, padding: int) -> None:
         n, self.c, self.h, self.w = x.shape
         self.k, self.n = weight.shape[0], n
+        images = -(-n // max(1, options.threads))
+        plane_bytes = 36 * 4 * (self.w // TILE) * images * max(self.c, self.k)
+        self.rows = TILE * loops.tile_rows(self.h // TILE, plane_bytes)
         self.output_size = (self.h, self.w)
         self.x = padded_input(x, 1)
         self.filters = pool.take((36, self.c, self.k))
@@ -79,24 +80,30 @@ class Winograd:
             and weight.shape[1] >= 8
         )
 
-    def _planes(self, ws: Workspace, name: str, length: int) -> np.ndarray:
-        return ws.get(name, (36, self.w // TILE * length + _PLANE_PADDING))
+    def _planes(self, ws: Workspace, name: str, length: int, rows: int) -> np.ndarray:
+        return ws.get(name, (36, rows * (self.w // TILE) * length + _PLANE_PADDING))
 
-    def _matrices(self, planes: np.ndarray, images: int, channels: int) -> np.ndarray:
+    def _matrices(self, planes: np.ndarray, images: int, channels: int, rows: int) -> np.ndarray:
         """Planes as 36 matrices (tiles * images, channels), a view."""
-        count = self.w // TILE * images
+        count = rows * (self.w // TILE) * images
         return planes[:, : count * channels].reshape(36, count, channels)
 
-    def forward(self, row: int, images: slice, y: np.ndarray, at: int, lo: int, ws) -> None:
-        """Rows `row` to `row + 3` of the output, for `images`, to y (H', W, L) at row `at`."""
-        count = images.stop - images.start
-        v = self._planes(ws, "V", count * self.c)
-        m = self._planes(ws, "M", count * self.k)
-        loops.input_transform(self.x, row, images.start * self.c, images.stop * self.c, v, ws)
+    def forward(self, row: int, images: slice, y: np.ndarray, at: int, to: int, ws) -> None:
+        """The output's rows from `row` on, for `images`, to y (H', W, L) from row `at` on."""
+        count, rows = images.stop - images.start, self._tile_rows(row)
+        lo, hi = images.start * self.c, images.stop * self.c
+        v = self._planes(ws, "V", count * self.c, rows)
+        m = self._planes(ws, "M", count * self.k, rows)
+        loops.input_transform(self.x, row, rows, lo, hi, v, ws)
         np.matmul(
-            self._matrices(v, count, self.c), self.filters, out=self._matrices(m, count, self.k)
+            self._matrices(v, count, self.c, rows),
+            self.filters,
+            out=self._matrices(m, count, self.k, rows),
         )
-        loops.output_transform(m, y, at, lo, lo + count * self.k, ws)
+        loops.output_transform(m, y, at, rows, to, to + count * self.k, ws)
+
+    def _tile_rows(self, row: int) -> int:
+        return min(self.rows, self.h - row) // TILE
 
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""
@@ -114,14 +121,15 @@ class Winograd:
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
     ) -> None:
-        """Take grad (4, W, images * K), the gradient of rows `row` to `row + 3` of the output."""
-        count = images.stop - images.start
+        """Take grad (rows, W, images * K), the gradient of the output's rows from `row` on."""
+        count, rows = images.stop - images.start, self._tile_rows(row)
         lo, hi = images.start * self.c, images.stop * self.c
-        v = self._planes(ws, "V", count * self.c)
-        m = self._planes(ws, "M", count * self.k)
-        loops.output_adjoint(grad, 0, 0, count * self.k, m, ws)
-        loops.input_transform(self.x, row, lo, hi, v, ws)
-        vm, mm = self._matrices(v, count, self.c), self._matrices(m, count, self.k)
+        v = self._planes(ws, "V", count * self.c, rows)
+        m = self._planes(ws, "M", count * self.k, rows)
+        loops.output_adjoint(grad, 0, rows, 0, count * self.k, m, ws)
+        loops.input_transform(self.x, row, rows, lo, hi, v, ws)
+        vm = self._matrices(v, count, self.c, rows)
+        mm = self._matrices(m, count, self.k, rows)
         total = ws.get("dU", self.filters.shape)
         if row == 0:
             np.matmul(vm.transpose(0, 2, 1), mm, out=total)
@@ -131,9 +139,9 @@ class Winograd:
             np.add(total, part, out=total)
         if self.grad_x is not None:
             first = row if row == 0 else row + 2
-            self.grad_x[first : row + 6, :, lo:hi] = 0
+            self.grad_x[first : row + 4 * rows + 2, :, lo:hi] = 0
             np.matmul(mm, self.turned, out=vm)
-            loops.input_adjoint(v, self.grad_x, row, lo, hi, ws)
+            loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, ws)
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
@@ -192,7 +200,7 @@ class Direct:
             )
         return columns
 
-    def forward(self, row: int, images: slice, y: np.ndarray, at: int, lo: int, ws) -> None:
+    def forward(self, row: int, images: slice, y: np.ndarray, at: int, to: int, ws) -> None:
         """Output rows from `row` on (`rows` of them), for `images`, to y (P', Q, L) at row `at`."""
         rows = min(self.rows, self.output_size[0] - row)
         columns = self._columns(row, rows, images, ws)
@@ -201,7 +209,7 @@ class Direct:
         np.matmul(
             columns.reshape(-1, self.taps * self.c), self.matrix, out=product.reshape(-1, self.k)
         )
-        y[at : at + rows, :, lo : lo + count * self.k] = product
+        y[at : at + rows, :, to : to + count * self.k] = product
 
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""

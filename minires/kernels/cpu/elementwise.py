@@ -1,4 +1,7 @@
-"""Batch norm's passes over an activation, in NumPy: a row of pixels at a time, in the L2 cache.
+"""Batch norm's passes over an activation, in NumPy: a few rows of pixels at a time.
+
+Few, so that a piece is still in the cache for the next operation; several, because threads that do
+short vector operations wait for the interpreter's lock more than they compute.
 
 Each function works on `rows` rows of `columns` pixels, `length` values (images times channels) in
 each. Vectors over channels are (K,) float32; sums are kept in float64.
@@ -11,10 +14,26 @@ import numpy as np
 from minires.kernels.cpu.buffers import Workspace
 from minires.kernels.cpu.regions import Region
 
+PIECE = 131_072  # values
 
-def _rows(part: Region, rows: int, columns: int, length: int) -> list[np.ndarray]:
+
+def _height(columns: int, length: int) -> int:
+    """How many rows make a piece."""
+    return max(1, PIECE // (columns * length))
+
+
+def _pieces(part: Region, rows: int, columns: int, length: int) -> list[np.ndarray]:
+    """The region as views (height, columns, length)."""
     array, row, column, lo = part
-    return [array[row + h, column : column + columns, lo : lo + length] for h in range(rows)]
+    height = _height(columns, length)
+    return [
+        array[row + h : row + min(h + height, rows), column : column + columns, lo : lo + length]
+        for h in range(0, rows, height)
+    ]
+
+
+def _scratch(ws: Workspace, name: str, like: np.ndarray) -> np.ndarray:
+    return ws.get(name, like.shape)
 
 
 def _tile(vector: np.ndarray, length: int) -> np.ndarray:
@@ -22,8 +41,8 @@ def _tile(vector: np.ndarray, length: int) -> np.ndarray:
 
 
 def _channel_sum(values: np.ndarray, channels: int) -> np.ndarray:
-    """The sum over pixels and images of values (columns, length): (channels,) float64."""
-    per_value = np.add.reduce(values, axis=0)
+    """The sum over pixels and images of values (rows, columns, length): (channels,) float64."""
+    per_value = np.add.reduce(values, axis=(0, 1))
     return per_value.reshape(-1, channels).sum(axis=0, dtype=np.float64)
 
 
@@ -36,14 +55,14 @@ def add_moments(
     in Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm".
     """
     channels = moments.shape[1]
-    chunk = _rows(y, rows, columns, length)
+    chunk = _pieces(y, rows, columns, length)
     count = rows * columns * (length // channels)
-    mean = sum(_channel_sum(line, channels) for line in chunk) / count
+    mean = sum(_channel_sum(piece, channels) for piece in chunk) / count
     shift = _tile(mean.astype(np.float32), length)
-    centred = ws.get("line", (columns, length))
     squares, drift = np.zeros(channels), np.zeros(channels)
-    for line in chunk:
-        np.subtract(line, shift, out=centred)
+    for piece in chunk:
+        centred = _scratch(ws, "piece", piece)
+        np.subtract(piece, shift, out=centred)
         drift += _channel_sum(centred, channels)
         np.multiply(centred, centred, out=centred)
         squares += _channel_sum(centred, channels)
@@ -78,12 +97,12 @@ def normalize(
     """out = y * scale + shift (+ shortcut), then ReLU if `relu`."""
     scale, shift = _tile(scale, length), _tile(shift, length)
     zeros = ws.zeros(length)
-    sources = _rows(y, rows, columns, length)
-    targets = _rows(out, rows, columns, length)
-    extras = None if shortcut is None else _rows(shortcut, rows, columns, length)
-    line = ws.get("line", (columns, length))
-    for h in range(rows):
-        np.multiply(sources[h], scale, out=line)
+    sources = _pieces(y, rows, columns, length)
+    targets = _pieces(out, rows, columns, length)
+    extras = None if shortcut is None else _pieces(shortcut, rows, columns, length)
+    for h, source in enumerate(sources):
+        line = _scratch(ws, "piece", source)
+        np.multiply(source, scale, out=line)
         last = targets[h] if extras is None and not relu else line
         np.add(line, shift, out=last)
         if extras is not None:
@@ -114,12 +133,11 @@ def gradient_sums(
     """
     channels = sums.shape[1]
     centre = _tile(mean, length)
-    grads, ys = _rows(grad, rows, columns, length), _rows(y, rows, columns, length)
-    outs = None if out is None else _rows(out, rows, columns, length)
-    stores = None if masked is None else _rows(masked, rows, columns, length)
-    buffer, line = ws.get("line2", (columns, length)), ws.get("line", (columns, length))
-    for h in range(rows):
-        g = grads[h]
+    grads, ys = _pieces(grad, rows, columns, length), _pieces(y, rows, columns, length)
+    outs = None if out is None else _pieces(out, rows, columns, length)
+    stores = None if masked is None else _pieces(masked, rows, columns, length)
+    for h, g in enumerate(grads):
+        buffer, line = _scratch(ws, "piece 2", g), _scratch(ws, "piece", g)
         if outs is not None or scale.size:
             g = buffer if stores is None else stores[h]
             positive = outs[h] if outs is not None else _affine(ys[h], scale, shift, line)
@@ -148,11 +166,10 @@ def input_gradient(
     where y * scale + shift > 0.
     """
     a, b, c = (_tile(v, length) for v in coefficients)
-    grads, ys = _rows(grad, rows, columns, length), _rows(y, rows, columns, length)
-    targets = _rows(target, rows, columns, length)
-    buffer, line = ws.get("line2", (columns, length)), ws.get("line", (columns, length))
-    for h in range(rows):
-        g = grads[h]
+    grads, ys = _pieces(grad, rows, columns, length), _pieces(y, rows, columns, length)
+    targets = _pieces(target, rows, columns, length)
+    for h, g in enumerate(grads):
+        buffer, line = _scratch(ws, "piece 2", g), _scratch(ws, "piece", g)
         if scale.size:
             positive = _affine(ys[h], scale, shift, line) > np.float32(0)
             g = np.multiply(g, positive, out=buffer)
@@ -163,5 +180,5 @@ def input_gradient(
 
 
 def _affine(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, line: np.ndarray) -> np.ndarray:
-    np.multiply(y, _tile(scale, y.shape[1]), out=line)
-    return np.add(line, _tile(shift, y.shape[1]), out=line)
+    np.multiply(y, _tile(scale, y.shape[-1]), out=line)
+    return np.add(line, _tile(shift, y.shape[-1]), out=line)

@@ -13,6 +13,8 @@ import numpy as np
 from minires.kernels.cpu import elementwise, winograd
 from minires.kernels.cpu.regions import Region
 
+NUMPY_PLANE_BYTES = 5_000_000
+
 NONE = np.empty(0, np.float32)
 """Stands for "no ReLU" where a scale is expected."""
 
@@ -42,34 +44,46 @@ def use_compiled(wanted: bool) -> None:
     _transforms, _passes, _ = _load() if wanted else (None, None, None)
 
 
-def input_transform(x, row, lo, hi, planes, ws) -> None:
+def tile_rows(available: int, plane_bytes: int) -> int:
+    """How many rows of tiles to transform at once, of `available`.
+
+    `plane_bytes` is what the 36 planes of one row take. Compiled loops take one row, which fits the
+    L2 cache. NumPy takes more: threads that do short vector operations wait for the interpreter's
+    lock more than they compute.
+    """
+    if _transforms is not None:
+        return 1
+    return max(1, min(available, NUMPY_PLANE_BYTES // plane_bytes))
+
+
+def input_transform(x, row, tile_rows, lo, hi, planes, ws) -> None:
     """`winograd.input_transform`."""
     if _transforms is None:
-        winograd.input_transform(x, row, lo, hi, planes, ws)
+        winograd.input_transform(x, row, tile_rows, lo, hi, planes, ws)
     else:
         _transforms.input_transform(x, row, lo, hi, planes)
 
 
-def output_transform(planes, y, row, lo, hi, ws) -> None:
+def output_transform(planes, y, row, tile_rows, lo, hi, ws) -> None:
     """`winograd.output_transform`."""
     if _transforms is None:
-        winograd.output_transform(planes, y, row, lo, hi, ws)
+        winograd.output_transform(planes, y, row, tile_rows, lo, hi, ws)
     else:
         _transforms.output_transform(planes, y, row, lo, hi)
 
 
-def output_adjoint(y, row, lo, hi, planes, ws) -> None:
+def output_adjoint(y, row, tile_rows, lo, hi, planes, ws) -> None:
     """`winograd.output_adjoint`."""
     if _transforms is None:
-        winograd.output_adjoint(y, row, lo, hi, planes, ws)
+        winograd.output_adjoint(y, row, tile_rows, lo, hi, planes, ws)
     else:
         _transforms.output_adjoint(y, row, lo, hi, planes)
 
 
-def input_adjoint(planes, x, row, lo, hi, ws) -> None:
+def input_adjoint(planes, x, row, tile_rows, lo, hi, ws) -> None:
     """`winograd.input_adjoint`."""
     if _transforms is None:
-        winograd.input_adjoint(planes, x, row, lo, hi, ws)
+        winograd.input_adjoint(planes, x, row, tile_rows, lo, hi, ws)
     else:
         _transforms.input_adjoint(planes, x, row, lo, hi)
 

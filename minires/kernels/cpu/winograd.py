@@ -18,9 +18,9 @@ so the transformed gradient $M$ serves both gradients. Overlapping windows add u
 Source: Lavin and Gray 2015, "Fast algorithms for convolutional neural networks", section 4.1.
 
 The four transforms here are written with NumPy's `out=`: each is a handful of long vector
-operations. An activation is (H, W, N C) in one piece, of which a call works on one tile row (from
-row `row` on) and on the values `lo` to `hi` of the last axis, one thread's images. "Planes" are the
-36 positions, each holding T tiles of hi - lo values: (36, T (hi - lo) + padding).
+operations. An activation is (H, W, N C) in one piece, of which a call works on a few rows of tiles
+(from row `row` on) and on the values `lo` to `hi` of the last axis, one thread's images. "Planes"
+are the 36 positions, each holding all tiles of these rows, hi - lo values each, and some padding.
 """
 
 from __future__ import annotations
@@ -126,70 +126,76 @@ def input_adjoint_1d(z, o, p, q) -> None:
     np.copyto(o[5], z[5])
 
 
-def input_transform(x, row, lo, hi, planes, ws: Workspace) -> None:
-    """planes = B^T d B for one tile row of the padded input x (H + 2, W + 2, N C)."""
-    tiles, length = (x.shape[1] - 2) // TILE, hi - lo
-    v = _as_tiles(planes, tiles, length)
-    half = ws.get("half", (6, 4 * tiles + 2, length))
-    scratch = ws.get("scratch", (4 * tiles + 2, length))
-    input_1d([x[row + i, :, lo:hi] for i in range(6)], list(half), scratch)
-    scratch = ws.get("scratch", (6, tiles, length))
-    columns = [half[:, j : j + 4 * (tiles - 1) + 1 : 4] for j in range(6)]
+def input_transform(x, row, tile_rows, lo, hi, planes, ws: Workspace) -> None:
+    """planes = B^T d B for `tile_rows` rows of tiles of the padded input x (H + 2, W + 2, N C)."""
+    r, tiles, length = tile_rows, (x.shape[1] - 2) // TILE, hi - lo
+    v = _as_tiles(planes, r, tiles, length)
+    half = ws.get("half", (6, r, 4 * tiles + 2, length))
+    scratch = ws.get("scratch", (r, 4 * tiles + 2, length))
+    input_1d([_every_fourth(x, row + i, r, lo, hi) for i in range(6)], list(half), scratch)
+    scratch = ws.get("scratch", (6, r, tiles, length))
+    columns = [half[:, :, j : j + 4 * (tiles - 1) + 1 : 4] for j in range(6)]
     input_1d(columns, [v[:, j] for j in range(6)], scratch)
 
 
-def output_transform(planes, y, row, lo, hi, ws: Workspace) -> None:
-    """y (H, W, N C) = A^T m A for one tile row."""
-    tiles, length = y.shape[1] // TILE, hi - lo
-    m = _as_tiles(planes, tiles, length)
-    half = ws.get("half", (4, 6, tiles, length))
-    s, u = ws.get("scratch", (6, tiles, length)), ws.get("scratch2", (6, tiles, length))
+def output_transform(planes, y, row, tile_rows, lo, hi, ws: Workspace) -> None:
+    """y (H, W, N C) = A^T m A for `tile_rows` rows of tiles."""
+    r, tiles, length = tile_rows, y.shape[1] // TILE, hi - lo
+    m = _as_tiles(planes, r, tiles, length)
+    half = ws.get("half", (4, 6, r, tiles, length))
+    s, u = ws.get("scratch", (6, r, tiles, length)), ws.get("scratch2", (6, r, tiles, length))
     output_1d(list(m), list(half), s, u)
-    s, u = ws.get("scratch", (tiles, length)), ws.get("scratch2", (tiles, length))
+    s, u = ws.get("scratch", (r, tiles, length)), ws.get("scratch2", (r, tiles, length))
     for i in range(4):
-        outs = [y[row + i, b::4, lo:hi] for b in range(4)]
+        outs = [_every_fourth(y, row + i, r, lo, hi)[:, b::4] for b in range(4)]
         output_1d([half[i, j] for j in range(6)], outs, s, u)
 
 
-def output_adjoint(y, row, lo, hi, planes, ws: Workspace) -> None:
-    """planes = A g A^T for one tile row; y (H, W, N C) holds g."""
-    tiles, length = y.shape[1] // TILE, hi - lo
-    m = _as_tiles(planes, tiles, length)
-    half = ws.get("half", (6, 4 * tiles, length))
-    s, u = ws.get("scratch", (4 * tiles, length)), ws.get("scratch2", (4 * tiles, length))
-    output_adjoint_1d([y[row + i, :, lo:hi] for i in range(4)], list(half), s, u)
-    s, u = ws.get("scratch", (6, tiles, length)), ws.get("scratch2", (6, tiles, length))
-    columns = [half[:, b::4] for b in range(4)]
+def output_adjoint(y, row, tile_rows, lo, hi, planes, ws: Workspace) -> None:
+    """planes = A g A^T for `tile_rows` rows of tiles; y (H, W, N C) holds g."""
+    r, tiles, length = tile_rows, y.shape[1] // TILE, hi - lo
+    m = _as_tiles(planes, r, tiles, length)
+    half = ws.get("half", (6, r, 4 * tiles, length))
+    s, u = ws.get("scratch", (r, 4 * tiles, length)), ws.get("scratch2", (r, 4 * tiles, length))
+    rows = [_every_fourth(y, row + i, r, lo, hi) for i in range(4)]
+    output_adjoint_1d(rows, list(half), s, u)
+    s, u = ws.get("scratch", (6, r, tiles, length)), ws.get("scratch2", (6, r, tiles, length))
+    columns = [half[:, :, b::4] for b in range(4)]
     output_adjoint_1d(columns, [m[:, j] for j in range(6)], s, u)
 
 
-def input_adjoint(planes, x, row, lo, hi, ws: Workspace) -> None:
-    """Add B z B^T of one tile row to the padded array x (H + 2, W + 2, N C)."""
-    tiles, length = (x.shape[1] - 2) // TILE, hi - lo
-    z = _as_tiles(planes, tiles, length)
-    s, u = ws.get("scratch", (6, tiles, length)), ws.get("scratch2", (6, tiles, length))
-    wide = ws.get("half", (6, 4 * tiles + 4, length))
-    spill = ws.get("spill", (2, 6, tiles, length))
-    body = [wide[:, b : b + 4 * (tiles - 1) + 1 : 4] for b in range(4)]
+def input_adjoint(planes, x, row, tile_rows, lo, hi, ws: Workspace) -> None:
+    """Add B z B^T of `tile_rows` rows of tiles to the padded array x (H + 2, W + 2, N C)."""
+    r, tiles, length = tile_rows, (x.shape[1] - 2) // TILE, hi - lo
+    z = _as_tiles(planes, r, tiles, length)
+    s, u = ws.get("scratch", (6, r, tiles, length)), ws.get("scratch2", (6, r, tiles, length))
+    wide = ws.get("half", (6, r, 4 * tiles + 4, length))
+    spill = ws.get("spill", (2, 6, r, tiles, length))
+    body = [wide[:, :, b : b + 4 * (tiles - 1) + 1 : 4] for b in range(4)]
     input_adjoint_1d([z[:, j] for j in range(6)], [*body, spill[0], spill[1]], s, u)
-    wide[:, 4 * tiles :] = 0
+    wide[:, :, 4 * tiles :] = 0
     for b in range(2):  # columns 4 and 5 of a tile are columns 0 and 1 of the next
-        columns = wide[:, 4 + b : 4 + b + 4 * (tiles - 1) + 1 : 4]
+        columns = wide[:, :, 4 + b : 4 + b + 4 * (tiles - 1) + 1 : 4]
         _add(columns, spill[b], out=columns)
-    rows = ws.get("spill", (6, 4 * tiles + 2, length))
-    s = ws.get("scratch", (4 * tiles + 2, length))
-    u = ws.get("scratch2", (4 * tiles + 2, length))
-    input_adjoint_1d(list(wide[:, : 4 * tiles + 2]), list(rows), s, u)
+    rows = ws.get("spill", (6, r, 4 * tiles + 2, length))
+    s = ws.get("scratch", (r, 4 * tiles + 2, length))
+    u = ws.get("scratch2", (r, 4 * tiles + 2, length))
+    input_adjoint_1d(list(wide[:, :, : 4 * tiles + 2]), list(rows), s, u)
     for i in range(6):
-        target = x[row + i, :, lo:hi]
+        target = _every_fourth(x, row + i, r, lo, hi)
         _add(target, rows[i], out=target)
 
 
-def _as_tiles(planes: np.ndarray, tiles: int, length: int) -> np.ndarray:
-    """Planes (36, tiles * length + padding) as (6, 6, tiles, length), a view."""
-    step = planes.itemsize
+def _every_fourth(x: np.ndarray, row: int, count: int, lo: int, hi: int) -> np.ndarray:
+    """Rows `row`, `row + 4`, ... of x (H, W, N C), `count` of them: one for each row of tiles."""
+    return x[row : row + 4 * (count - 1) + 1 : 4, :, lo:hi]
+
+
+def _as_tiles(planes: np.ndarray, tile_rows: int, tiles: int, length: int) -> np.ndarray:
+    """Planes (36, tile_rows * tiles * length + padding) as (6, 6, tile_rows, tiles, length)."""
+    step, line = planes.itemsize, length * planes.itemsize
     return np.lib.stride_tricks.as_strided(
         planes,
-        (6, 6, tiles, length),
-        (6 * planes.strides[0], planes.strides[0], length * step, step),
+        (6, 6, tile_rows, tiles, length),
+        (6 * planes.strides[0], planes.strides[0], tiles * line, line, step),
     )

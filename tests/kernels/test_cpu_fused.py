@@ -1,0 +1,242 @@
+"""The CPU kernels against the float64 reference, over the shapes where bugs hide.
+
+Tolerances. A float32 convolution sums C kh kw products, each rounded to 2**-24, so its error grows
+like the square root of that count; the transforms of Winograd multiply by up to 5 and divide by 24,
+which costs about one more digit. Errors are measured against the largest value of the array.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minires import backend
+from minires import functional as F
+from minires.kernels.cpu import loops
+
+WINOGRAD_TOLERANCE = 2e-5
+DIRECT_TOLERANCE = 5e-6
+
+#        N  C   K   H   W  kernel stride padding
+CASES = [
+    (3, 16, 16, 8, 8, 3, 1, 1),
+    (1, 16, 32, 4, 12, 3, 1, 1),
+    (5, 8, 24, 12, 4, 3, 1, 1),
+    (2, 32, 8, 16, 8, 3, 1, 1),
+    (3, 3, 16, 8, 8, 3, 1, 1),
+    (2, 1, 5, 7, 9, 3, 1, 1),
+    (3, 16, 16, 7, 5, 3, 1, 1),
+    (3, 16, 32, 8, 8, 3, 2, 1),
+    (2, 6, 10, 9, 7, 3, 2, 1),
+    (4, 16, 32, 8, 6, 1, 2, 0),
+    (1, 12, 7, 5, 5, 1, 1, 0),
+    (2, 3, 8, 11, 13, 7, 2, 3),
+    (2, 4, 4, 8, 8, 5, 1, 2),
+    (2, 4, 4, 6, 9, 3, 1, 0),
+]
+
+NAMES = ("x", "weight", "gamma", "beta", "running_mean", "running_var", "shortcut")
+LABELS = ("grad_x", "grad_weight", "grad_gamma", "grad_beta", "grad_shortcut")
+
+
+@pytest.fixture(params=["numpy", "compiled"])
+def loop_kind(request):
+    """Runs a test on both kinds of loops; the compiled ones need numba."""
+    before = loops.compiled_in_use()
+    loops.use_compiled(request.param == "compiled")
+    if request.param == "compiled" and not loops.compiled_in_use():
+        loops.use_compiled(before)
+        pytest.skip("numba is not installed (extra 'fast')")
+    yield request.param
+    loops.use_compiled(before)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    backend.select_device("cpu", threads=request.param)
+    yield request.param
+    backend.select_device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_leftover_options():
+    backend.select_device("cpu")
+    backend.reset_fallback_counts()
+    yield
+    backend.select_device("cpu")
+
+
+class Case:
+    """Random float64 operands of one fused unit, and the same rounded to float32."""
+
+    def __init__(self, shape, shortcut: bool, seed: int = 0) -> None:
+        n, c, k, h, w, kernel, stride, padding = shape
+        rng = np.random.default_rng([seed, *shape])
+        p = (h + 2 * padding - kernel) // stride + 1
+        q = (w + 2 * padding - kernel) // stride + 1
+        single = {
+            "x": rng.standard_normal((n, c, h, w)) + 0.5,
+            "weight": rng.standard_normal((k, c, kernel, kernel)) / (c * kernel**2) ** 0.5,
+            "gamma": rng.uniform(0.5, 1.5, k),
+            "beta": rng.standard_normal(k),
+            "running_mean": rng.standard_normal(k),
+            "running_var": rng.uniform(0.5, 2.0, k),
+            "shortcut": rng.standard_normal((n, k, p, q)) if shortcut else None,
+        }
+        self.grad = rng.standard_normal((n, k, p, q)).astype(np.float32)
+        self.single = {
+            name: None if v is None else v.astype(np.float32) for name, v in single.items()
+        }
+        self.geometry = {"stride": stride, "padding": padding}
+
+    def arguments(self, dtype) -> dict:
+        return {n: None if v is None else v.astype(dtype) for n, v in self.single.items()}
+
+    def run(self, dtype, layout=lambda v: v, **options):
+        """Forward and backward: outputs, gradients and running buffers by name."""
+        arguments = self.arguments(dtype)
+        arguments["x"] = layout(arguments["x"])
+        ordered = (arguments[n] for n in NAMES)
+        y, cache = F.conv_bn_relu_forward(*ordered, **self.geometry, **options)
+        results = {"y": y.copy(), "running_mean": arguments["running_mean"]}
+        results["running_var"] = arguments["running_var"]
+        grads = F.conv_bn_relu_backward(layout(self.grad.astype(dtype)), cache)
+        for label, value in zip(LABELS, grads, strict=True):
+            if value is not None:
+                results[label] = value
+        return results
+
+
+def assert_close(fast: dict, truth: dict, tolerance: float) -> None:
+    assert fast.keys() == truth.keys()
+    for name, expected in truth.items():
+        assert fast[name].dtype == np.float32, name
+        assert fast[name].shape == expected.shape, name
+        scale = max(np.abs(expected).max(), 1e-3)
+        error = np.abs(fast[name] - expected).max() / scale
+        assert error < tolerance, f"{name} is off by {error:.1e} of its largest value"
+
+
+def hwnc_order(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
+
+
+def far_from_kink(case: Case, **options) -> None:
+    """Move beta so that no float32 rounding decides on which side of the ReLU a value falls."""
+    with backend.reference_only():
+        before = case.run(np.float64, relu=False, **options)["y"]
+    for step in range(400):
+        shift = step * 1e-3
+        if np.abs(before + shift).min() > 1e-4:
+            case.single["beta"] = (case.single["beta"] + shift).astype(np.float32)
+            return
+    raise AssertionError("no shift keeps every value away from the kink")
+
+
+@pytest.mark.parametrize("shape", CASES, ids=str)
+@pytest.mark.parametrize("shortcut", [False, True], ids=["alone", "joined"])
+def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
+    case = Case(shape, shortcut)
+    far_from_kink(case)
+    truth = case.run(np.float64)
+    assert_close(case.run(np.float32), truth, WINOGRAD_TOLERANCE)
+    assert backend.fallback_counts() == {}
+
+
+@pytest.mark.parametrize("shape", CASES[:8], ids=str)
+def test_direct_option_is_as_exact_as_a_plain_sum(shape, loop_kind):
+    backend.select_device("cpu", conv="direct")
+    case = Case(shape, shortcut=False)
+    far_from_kink(case)
+    assert_close(case.run(np.float32), case.run(np.float64), DIRECT_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", CASES[::3], ids=str)
+def test_memory_order_of_the_input_does_not_matter(shape, loop_kind):
+    case = Case(shape, shortcut=True)
+    far_from_kink(case)
+    truth = case.run(np.float64)
+    for layout in (hwnc_order, np.asfortranarray, lambda v: v[::-1][::-1]):
+        assert_close(case.run(np.float32, layout), truth, WINOGRAD_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [CASES[0], CASES[7]], ids=str)
+def test_any_number_of_threads_gives_the_same_result(shape, threads, loop_kind):
+    case = Case(shape, shortcut=True)
+    far_from_kink(case)
+    assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [CASES[0], CASES[7]], ids=str)
+def test_same_threads_same_bits(shape, loop_kind):
+    case = Case(shape, shortcut=True)
+    first, second = case.run(np.float32), case.run(np.float32)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_without_relu(loop_kind):
+    case = Case(CASES[0], shortcut=True)
+    truth = case.run(np.float64, relu=False)
+    assert_close(case.run(np.float32, relu=False), truth, WINOGRAD_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", CASES[::2], ids=str)
+def test_evaluation_uses_running_statistics(shape, loop_kind):
+    case = Case(shape, shortcut=True)
+
+    def forward(dtype):
+        arguments = case.arguments(dtype)
+        before = arguments["running_mean"].copy()
+        ordered = (arguments[n] for n in NAMES)
+        y, _ = F.conv_bn_relu_forward(*ordered, **case.geometry, training=False)
+        np.testing.assert_array_equal(arguments["running_mean"], before)
+        return {"y": y}
+
+    assert_close(forward(np.float32), forward(np.float64), WINOGRAD_TOLERANCE)
+
+
+def test_inputs_and_incoming_gradient_are_not_written(loop_kind):
+    case = Case(CASES[0], shortcut=True)
+    arguments = case.arguments(np.float32)
+    frozen = ("x", "weight", "gamma", "beta", "shortcut")
+    for name in frozen:
+        arguments[name].setflags(write=False)
+    case.grad.setflags(write=False)
+    y, cache = F.conv_bn_relu_forward(*(arguments[n] for n in NAMES), **case.geometry)
+    kept = y.copy()
+    F.conv_bn_relu_backward(case.grad, cache)
+    np.testing.assert_array_equal(y, kept)
+
+
+def test_mixed_halves_agree(loop_kind):
+    """The kernel's backward pass takes the reference's cache, and the other way round."""
+    case = Case(CASES[0], shortcut=True)
+    far_from_kink(case)
+    truth = case.run(np.float64)
+
+    def forward():
+        arguments = case.arguments(np.float32)
+        return F.conv_bn_relu_forward(*(arguments[n] for n in NAMES), **case.geometry)
+
+    with backend.reference_only():
+        _, reference_cache = forward()
+    _, kernel_cache = forward()
+    ours = F.conv_bn_relu_backward(case.grad, reference_cache)
+    with backend.reference_only():
+        theirs = F.conv_bn_relu_backward(case.grad, kernel_cache)
+    for results in (ours, theirs):
+        fast = dict(zip(LABELS, results, strict=True))
+        assert_close(fast, {n: truth[n] for n in LABELS}, WINOGRAD_TOLERANCE)
+
+
+def test_a_large_mean_does_not_spoil_the_variance(loop_kind):
+    """E[x^2] - E[x]^2 in float32 would lose all digits of a variance of 1 around a mean of 1000."""
+    rng = np.random.default_rng(7)
+    x = (1000 + rng.standard_normal((4, 1, 8, 8))).astype(np.float32)
+    weight = np.ones((1, 1, 1, 1), np.float32)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    running_mean, running_var = zero.copy(), one.copy()
+    F.conv_bn_relu_forward(x, weight, one, zero, running_mean, running_var, momentum=1.0)
+    assert running_mean[0] == pytest.approx(x.mean(dtype=np.float64), rel=1e-6)
+    assert running_var[0] == pytest.approx(x.var(dtype=np.float64, ddof=1), rel=1e-4)

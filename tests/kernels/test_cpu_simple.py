@@ -1,0 +1,128 @@
+"""The small CPU kernels against the reference, the buffer pool and the threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minires import backend
+from minires import functional as F
+from minires.functional.optimizer import sgd_step
+from minires.kernels.cpu.buffers import BufferPool, as_hwnc, logical
+from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.threads import parallel, shards
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    backend.select_device("cpu")
+
+
+def in_hwnc(shape, seed=0):
+    """Random (N, C, H, W) float32 in memory order (H, W, N, C)."""
+    n, c, h, w = shape
+    values = np.random.default_rng(seed).standard_normal((h, w, n, c)).astype(np.float32)
+    return values.transpose(2, 3, 0, 1)
+
+
+SHAPES = [(2, 3, 4, 6), (1, 1, 5, 3), (3, 16, 8, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_add(shape):
+    a, b = in_hwnc(shape, 1), in_hwnc(shape, 2)
+    np.testing.assert_array_equal(F.add(a, b), np.asarray(a) + np.asarray(b))
+
+
+def test_add_of_pieces_of_larger_arrays():
+    whole = in_hwnc((2, 3, 6, 8))
+    a, b = whole[:, :, 1:5, 1:7], in_hwnc((2, 3, 4, 6), 5)
+    np.testing.assert_array_equal(F.add(a, b), np.ascontiguousarray(a) + np.ascontiguousarray(b))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_shortcut_a(shape, stride):
+    x = in_hwnc(shape)
+    y, cache = F.shortcut_a_forward(x, shape[1] * 2, stride)
+    truth, truth_cache = F.shortcut_a_forward.reference(x, shape[1] * 2, stride)
+    np.testing.assert_array_equal(y, truth)
+    grad = in_hwnc(y.shape, 3)
+    np.testing.assert_array_equal(
+        F.shortcut_a_backward(grad, cache), F.shortcut_a_backward.reference(grad, truth_cache)
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_global_average_pool(shape):
+    x = in_hwnc(shape)
+    y, cache = F.global_avg_pool_forward(x)
+    np.testing.assert_allclose(y, x.astype(np.float64).mean(axis=(2, 3)), atol=1e-6)
+    grad = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    truth = F.global_avg_pool_backward.reference(grad, cache)
+    result = F.global_avg_pool_backward(grad, cache)
+    np.testing.assert_allclose(result, truth, rtol=1e-6)
+    assert as_hwnc(result) is not None, "the next kernel would have to copy"
+
+
+def test_sgd_step_in_threads_gives_the_same_bits():
+    rng = np.random.default_rng(0)
+    w, g, v = (rng.standard_normal(300_001).astype(np.float32) for _ in range(3))
+    expected_w, expected_v = w.copy(), v.copy()
+    sgd_step.reference(expected_w, g, expected_v, 0.1, 0.9, 5e-4, True)
+    backend.select_device("cpu", threads=3)
+    sgd_step(w, g, v, 0.1, 0.9, 5e-4, True)
+    np.testing.assert_array_equal(w, expected_w)
+    np.testing.assert_array_equal(v, expected_v)
+
+
+def test_pool_hands_out_memory_again_only_when_nobody_looks_at_it():
+    pool = BufferPool()
+    first = pool.take((4, 4, 2, 3))
+    view = logical(first)[:, :, 1:]
+    address = first.ctypes.data
+    del first
+    assert pool.take((4, 4, 2, 3)).ctypes.data != address, "a view was still looking"
+    del view
+    assert pool.take((3, 4, 4, 2)).ctypes.data == address
+
+
+def test_border_stays_zero_and_is_recognised():
+    pool = BufferPool()
+    padded = pool.take_bordered(4, 5, 2, 3)
+    padded[1:-1, 1:-1] = 7
+    owner = pool.bordered_around(padded[1:-1, 1:-1])
+    assert owner is not None and owner.shape == (6, 7, 2, 3)
+    assert owner[0].max() == owner[-1].max() == owner[:, 0].max() == owner[:, -1].max() == 0
+    assert pool.bordered_around(padded[:-2, 1:-1]) is None
+    assert pool.bordered_around(np.zeros((4, 5, 2, 3), np.float32)) is None
+
+
+def test_region_finds_the_owner_and_copies_what_it_must():
+    whole = np.arange(6 * 7 * 2 * 3, dtype=np.float32).reshape(6, 7, 2, 3)
+    part = region(whole[1:5, 2:6])
+    assert (part.row, part.column, part.lo) == (1, 2, 0)
+    assert np.shares_memory(part.array, whole)
+    strided = region(whole[::2, ::2])
+    assert not np.shares_memory(strided.array, whole)
+    np.testing.assert_array_equal(strided.array.reshape(3, 4, 2, 3), whole[::2, ::2])
+
+
+def test_shards_cover_all_images_once():
+    for threads, n in ((1, 5), (2, 5), (3, 2), (4, 128)):
+        backend.select_device("cpu", threads=threads)
+        parts = shards(n)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
+        assert len(parts) == min(threads, n)
+
+
+def test_an_error_in_any_thread_reaches_the_caller():
+    def work(thread):
+        if thread == 2:
+            raise ValueError("from thread 2")
+
+    with pytest.raises(ValueError, match="from thread 2"):
+        parallel(work, 3)
+    seen = []
+    parallel(seen.append, 3)
+    assert sorted(seen) == [0, 1, 2]
