@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 import minires
+from minires.atomic import PARTIAL
 from minires.backend import CPU, Device
 from minires.errors import CheckpointError, UsageError
 from minires.models import build
 from minires.nn import Module
-from minires.training.tensor_file import PARTIAL, read_tensors, write_tensors
+from minires.training.tensor_file import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 """Counts up whenever an older minires could not read the file."""
@@ -189,5 +190,5 @@ def _plain(value: Any) -> Any:
 def _remove_partial_files(folder: Path) -> None:
     """Remove what an earlier process, killed while saving, may have left in `folder`."""
     with contextlib.suppress(OSError):  # a folder that cannot be read shows when it is written
-        for partial in folder.glob(f".*.safetensors{PARTIAL}"):
+        for partial in folder.glob(f".*.safetensors.*{PARTIAL}"):
             partial.unlink(missing_ok=True)

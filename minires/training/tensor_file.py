@@ -6,20 +6,16 @@ bytes. Nothing in it can run. Source: https://github.com/huggingface/safetensors
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minires.atomic import write_atomically
 from minires.errors import CheckpointError
-
-PARTIAL = ".partial"
-"""The end of the name of a file that is still being written."""
 
 _NUMPY_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
@@ -83,40 +79,11 @@ def write_tensors(
 
     # asarray, because ascontiguousarray would give a 0-d array one axis
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_atomically(path, save(whole, metadata=dict(metadata) if metadata else None))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a partial file beside `path`, flush it to disk, rename it, flush the folder.
-
-    A partial file of this name that an earlier, killed process left is removed first. Raises
-    `CheckpointError` if it fails; the partial file is gone then and an earlier `path` is intact.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    content = save(whole, metadata=dict(metadata) if metadata else None)
     try:
-        partial.unlink(missing_ok=True)
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_atomically(Path(path), content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({_hint(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):  # after a success there is none
-            partial.unlink()
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut; not every file system can (or needs to)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _hint(error: OSError) -> str:

@@ -15,7 +15,6 @@ import pytest
 
 from minires.errors import CheckpointError
 from minires.models import build
-from minires.training import tensor_file
 from minires.training.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -108,7 +107,7 @@ def test_the_file_is_plain_safetensors_with_readable_names(tmp_path):
 
 def test_a_save_replaces_the_old_file_and_removes_partial_ones(tmp_path):
     path = tmp_path / "last.safetensors"
-    for name in (".last.safetensors.partial", ".best.safetensors.partial"):
+    for name in (".last.safetensors.abc.partial", ".best.safetensors.x_9.partial"):
         (tmp_path / name).write_bytes(b"left by a killed process")
     save_checkpoint(path, make_checkpoint(1))
     save_checkpoint(path, make_checkpoint(2))
@@ -189,7 +188,7 @@ def test_a_failing_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, call, co
     def fail(*args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(tensor_file.os, call, fail)
+    monkeypatch.setattr(os, call, fail)
     assert_failed_save_keeps_the_old(tmp_path, match=os.strerror(code))
 
 
@@ -211,7 +210,7 @@ def test_ctrl_c_while_saving_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensor_file.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, make_checkpoint(2))
     assert_same(load_checkpoint(path), make_checkpoint(1))
