@@ -99,7 +99,14 @@ class TrainConfig:
         200, "Save a checkpoint after so many steps, besides each epoch.", low=1, same_result=True
     )
     log_every: int = _option(20, "Write a line of the log after so many steps.", low=1)
-    eval_batch_size: int = _option(500, "Images per step of evaluation.", low=1, same_result=True)
+    eval_batch_size: int | None = _option(
+        None,
+        "Images per step of evaluation.",
+        kind=int,
+        low=1,
+        same_result=True,
+        shown="as --batch-size",
+    )
 
     @property
     def model_options(self) -> dict[str, Any]:

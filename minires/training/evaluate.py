@@ -63,9 +63,10 @@ def evaluate(
             xp = array_module(logits)
             loss, _ = cross_entropy_forward(logits, labels)
             loss_sum = loss_sum + loss.astype(np.float64) * len(labels)
-            right = labels[logits.argmax(axis=1) == labels]
-            correct = correct + xp.bincount(right, minlength=num_classes)
-            counts = counts + xp.bincount(labels, minlength=num_classes)
+            members = labels[:, None] == xp.arange(num_classes)  # (B, K)
+            hits = logits.argmax(axis=1) == labels
+            correct = correct + (members & hits[:, None]).sum(axis=0)
+            counts = counts + members.sum(axis=0)
             images += len(labels)
             if on_batch is not None:
                 on_batch(done, len(loader))
