@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ class Trainer:
         `Interrupted` after a signal, once the callbacks have saved the state.
         """
         self._clock = time.monotonic()
-        with InterruptGuard() as interrupt:
+        with InterruptGuard() as interrupt, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # overflow: the loss is checked instead
             self.interrupt = interrupt
             try:
                 self._call("on_start")

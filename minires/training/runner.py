@@ -1,0 +1,325 @@
+"""A whole training from config to result, started anew or continued from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minires import backend
+from minires.backend import Device, select_device
+from minires.errors import CheckpointError, DivergedError, Interrupted
+from minires.models.registry import architecture_of
+from minires.nn import Module
+from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
+from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from minires.training.config import TrainConfig
+from minires.training.curves import draw_curves
+from minires.training.estimate import estimate, free_memory
+from minires.training.evaluate import evaluate
+from minires.training.history import History, cut_history, read_history
+from minires.training.loop import Callback, Trainer, TrainState
+from minires.training.progress import duration
+from minires.training.run import RunFolder, create_run, open_run
+from minires.training.setup import (
+    TrainingData,
+    load_training_data,
+    make_eval_loader,
+    make_model,
+    make_optimizer,
+    make_train_loader,
+    schedule_of,
+)
+
+Say = Callable[[str], None]
+
+
+def start(
+    config: TrainConfig,
+    run_dir: Path | None = None,
+    say: Say = print,
+    progress: Callback | None = None,
+) -> dict[str, Any]:
+    """Train as `config` says into a new run folder, and return what result.json holds.
+
+    `run_dir` None: the next free runs/MODEL-DATASET-NNN. `say` gets lines for a person.
+    Everything that can be checked is checked before the folder is made.
+    """
+    architecture_of(config.model)  # a wrong name shows before the data are read
+    device = select_device(config.device, config.threads, config.conv)
+    data = load_training_data(config)
+    model = make_model(config, data.num_classes, device)
+    run = create_run(run_dir, config.model, config.dataset)
+    with run.lock():
+        run.config.write_text(config.to_toml(), encoding="utf-8")
+        settled = replace(
+            config,
+            device=str(device),
+            threads=backend.options.threads,
+            data_dir=config.data_dir and str(Path(config.data_dir).resolve()),
+        )
+        if config.device == "auto" and device.kind == "cpu":
+            say(f"no GPU   {backend.why_no_gpu()}")
+        return _Training(settled, run, data, device, model, say).run_to_end(progress)
+
+
+def resume(
+    path: Path,
+    changes: Mapping[str, Any] | None = None,
+    say: Say = print,
+    progress: Callback | None = None,
+) -> dict[str, Any]:
+    """Continue the run in the folder `path` where its last checkpoint stands, bit for bit.
+
+    `changes` are config values that may differ from the run's, such as `save_every`. Raises
+    `CheckpointError`, with the list of differences, if they or the data make another training.
+    A finished run is only reported.
+    """
+    run = open_run(path)
+    with run.lock():
+        if not run.last.exists():
+            raise CheckpointError(
+                f"{path}: holds no {run.last.name} to continue from (imported weights, or stopped "
+                "before its first checkpoint); train anew"
+            )
+        checkpoint = load_checkpoint(run.last)
+        config = TrainConfig.from_dict(checkpoint.config, str(run.last))
+        asked = replace(config, **(changes or {}))
+        _refuse(path, config.differences(asked))
+        result = run.read_result()
+        if result is not None:
+            say(f"{path} is finished already: {config.epochs} epochs")
+            return result
+        _note_rounding(config, asked, say)
+        device = select_device(asked.device, asked.threads, asked.conv)
+        data = load_training_data(asked)
+        _refuse(path, _data_differences(checkpoint, data))
+        model = make_model(asked, data.num_classes, device)
+        training = _Training(asked, run, data, device, model, say)
+        training.load(checkpoint)
+        return training.run_to_end(progress)
+
+
+def _refuse(path: Path, differences: list[str]) -> None:
+    if differences:
+        listed = "; ".join(differences)
+        raise CheckpointError(f"{path} cannot be continued as another training: {listed}")
+
+
+def _note_rounding(config: TrainConfig, asked: TrainConfig, say: Say) -> None:
+    for name in ("device", "threads", "conv"):
+        before, now = getattr(config, name), getattr(asked, name)
+        if before != now:
+            say(f"note: {name} was {before}, is {now} now: results may differ in rounding")
+
+
+def _data_differences(checkpoint: Checkpoint, data: TrainingData) -> list[str]:
+    """What tells `data` from the data of the checkpoint."""
+    if checkpoint.data_fingerprint == data.fingerprint:
+        return []
+    seen = checkpoint.extra.get("images", {})
+    now = _image_counts(data)
+    differences = [
+        f"{name} images: {seen[name]} in the run, {now[name]} here"
+        for name in now
+        if name in seen and seen[name] != now[name]
+    ]
+    if tuple(checkpoint.class_names) != tuple(data.train.class_names):
+        differences.append("class names")
+    return differences or [
+        f"data: fingerprint {checkpoint.data_fingerprint[:12]} in the run, "
+        f"{data.fingerprint[:12]} here (other images or labels)"
+    ]
+
+
+def _image_counts(data: TrainingData) -> dict[str, int]:
+    return {"training": len(data.train), "test": len(data.test)}
+
+
+class _Training:
+    """The parts of one training, put together."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        data: TrainingData,
+        device: Device,
+        model: Module,
+        say: Say,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.data = data
+        self.device = device
+        self.model = model
+        self.say = say
+        self.optimizer = make_optimizer(config, model)
+        self.state = TrainState()
+        self.parameters = sum(p.size for _, p in model.named_parameters())
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continue from `checkpoint`; the log is cut to where it was then."""
+        spec = self.model.spec
+        _refuse(
+            self.run.path,
+            [
+                f"model {key}: {checkpoint.spec.get(key)} in the run, {spec[key]} here"
+                for key in spec
+                if checkpoint.spec.get(key) != spec[key]
+            ],
+        )
+        self.model.load_state_dict(dict(checkpoint.model))
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.state = TrainState(
+            step=checkpoint.step,
+            epoch=checkpoint.epoch,
+            batch=checkpoint.batch,
+            **checkpoint.running,
+        )
+        cut_history(self.run.history, checkpoint.extra["history_bytes"])
+
+    def run_to_end(self, progress: Callback | None) -> dict[str, Any]:
+        """Train, test, and write the picture and result.json."""
+        trainer = self._trainer()
+        self._introduce(trainer)
+        self.history = History(self.run.history)
+        title = f"{self.run.path.name}: {self.config.model} on {self.config.dataset}"
+        trainer.callbacks = [
+            LogHistory(self.history, self.config.log_every),
+            SaveCheckpoints(self.save, self.run.last, self.run.best, self.config.save_every),
+            DrawCurves(self.run.history, self.run.curves, title),
+            *([progress] if progress is not None else []),
+        ]
+        try:
+            trainer.fit()
+        except DivergedError as error:
+            draw_curves(read_history(self.run.history), self.run.curves, title)
+            raise DivergedError(f"{error}; the last good checkpoint is {self.run.last}") from error
+        except Interrupted as stop:
+            hint = f"{stop}; to continue: train --resume {self.run.path}"
+            raise Interrupted(hint, stop.exit_code) from stop
+        result = self._measure(trainer)
+        draw_curves(read_history(self.run.history), self.run.curves, title)
+        self.run.write_result(result)
+        return result
+
+    def save(self, path: Path, trainer: Trainer) -> None:
+        """Write a checkpoint of this moment; `DivergedError` rather than one with NaN in it."""
+        trainer.seconds()
+        state = trainer.read_sums().to_dict()
+        place = {name: state.pop(name) for name in ("step", "epoch", "batch")}
+        checkpoint = Checkpoint(
+            model=trainer.checked_weights(),
+            optimizer=self.optimizer.state_dict(),
+            spec=self.model.spec,
+            mean=tuple(self.data.normalization.mean),
+            std=tuple(self.data.normalization.std),
+            class_names=tuple(self.data.train.class_names),
+            config=self.config.to_dict(),
+            running=state,
+            metrics={
+                "val_accuracy": trainer.state.val_accuracy,
+                "best_val_accuracy": trainer.state.best_val_accuracy,
+            },
+            data_fingerprint=self.data.fingerprint,
+            extra={"history_bytes": self.history.sync(), "images": _image_counts(self.data)},
+            **place,
+        )
+        save_checkpoint(path, checkpoint)
+
+    def _trainer(self) -> Trainer:
+        config, data, norm = self.config, self.data, self.data.normalization
+        images = data.train.to(self.device)  # once, for both loaders
+        train_loader = make_train_loader(config, images, data.train_indices, self.device, norm)
+        val_loader = None
+        if len(data.val_indices):
+            val_loader = make_eval_loader(config, images, data.val_indices, self.device, norm)
+        return Trainer(
+            model=self.model,
+            optimizer=self.optimizer,
+            schedule=schedule_of(config, config.epochs * len(train_loader)),
+            train_loader=train_loader,
+            val_loader=val_loader,
+            num_classes=data.num_classes,
+            epochs=config.epochs,
+            device=self.device,
+            label_smoothing=config.label_smoothing,
+            state=self.state,
+        )
+
+    def _introduce(self, trainer: Trainer) -> None:
+        """Say what is about to happen, and how long it will take."""
+        config, data = self.config, self.data
+        norm = data.normalization
+        self.say(f"run      {self.run.path}")
+        self.say(
+            f"model    {config.model}, {self.parameters:,} parameters, on {self.device}"
+            + (f" with {config.threads} threads" if self.device.kind == "cpu" else "")
+        )
+        self.say(
+            f"data     {config.dataset}: {len(data.train_indices):,} images to train on, "
+            f"{len(data.val_indices):,} to validate, {len(data.test):,} to test; "
+            f"mean {_numbers(norm.mean)}, std {_numbers(norm.std)}"
+        )
+        left = trainer.total_steps - self.state.step
+        if self.state.step:
+            self.say(f"resumed  after step {self.state.step:,} of {trainer.total_steps:,}")
+        if left:
+            self._say_estimate(left)
+
+    def _say_estimate(self, steps: int) -> None:
+        guess = estimate(self.config, self.data, self.device, steps)
+        memory = "" if guess.peak_bytes is None else f", {_bytes(guess.peak_bytes)} of memory"
+        self.say(f"estimate {duration(guess.seconds)} for {steps:,} steps{memory}")
+        if guess.exceeds_memory():
+            free = _bytes(free_memory() or 0)
+            self.say(f"warning: only {free} of memory are free; a smaller --batch-size needs less")
+
+    def _measure(self, trainer: Trainer) -> dict[str, Any]:
+        """The test accuracy, once, of the weights that validation chose; the result as a record."""
+        which = "last"
+        if trainer.state.best_epoch is not None:
+            which = "best"
+            self.model.load_state_dict(dict(load_checkpoint(self.run.best).model))
+        images, norm = self.data.test, self.data.normalization
+        everything = np.arange(len(images))
+        loader = make_eval_loader(self.config, images, everything, self.device, norm)
+        test = evaluate(self.model, loader, self.data.num_classes)
+        state = trainer.state
+        record = {"accuracy": test.accuracy, "loss": test.loss, "checkpoint": which}
+        history = History(self.run.history)
+        history.append({"kind": "test", "step": state.step, **record})
+        history.close()
+        return {
+            "run": str(self.run.path),
+            "model": self.config.model,
+            "dataset": self.config.dataset,
+            "parameters": self.parameters,
+            "steps": state.step,
+            "epochs": state.epoch,
+            "val_accuracy": state.val_accuracy,
+            "best_val_accuracy": state.best_val_accuracy,
+            "best_epoch": state.best_epoch,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+            "test_checkpoint": which,
+            "images_per_second": round(trainer.images_per_second, 1),
+            "seconds": round(trainer.seconds(), 1),
+            "device": str(self.device),
+            "threads": self.config.threads,
+            "seed": self.config.seed,
+        }
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "/".join(f"{v:.4f}" for v in values)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
