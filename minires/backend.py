@@ -54,6 +54,7 @@ OPERATIONS: dict[str, Callable] = {}
 _kernels: dict[tuple[str, str], Callable] = {}
 _fallbacks: Counter[str] = Counter()
 _kernels_enabled = True
+_around: Callable[[str, Callable, tuple, dict], Any] | None = None
 
 
 def operation(reference: Callable) -> Callable:
@@ -63,8 +64,7 @@ def operation(reference: Callable) -> Callable:
     """
     name = reference.__name__
 
-    @functools.wraps(reference)
-    def dispatch(*args, **kwargs):
+    def run(*args, **kwargs):
         if _kernels and _kernels_enabled:
             first = _first_array(args)
             if first is not None and first.dtype != np.float64:
@@ -75,6 +75,12 @@ def operation(reference: Callable) -> Callable:
                         return result
                     _fallbacks[name] += 1
         return reference(*args, **kwargs)
+
+    @functools.wraps(reference)
+    def dispatch(*args, **kwargs):
+        if _around is not None:
+            return _around(name, run, args, kwargs)
+        return run(*args, **kwargs)
 
     dispatch.reference = reference
     OPERATIONS[name] = dispatch
@@ -118,6 +124,21 @@ def reference_only() -> Iterator[None]:
         yield
     finally:
         _kernels_enabled = before
+
+
+@contextmanager
+def observe_operations(around: Callable[[str, Callable, tuple, dict], Any]) -> Iterator[None]:
+    """Hand every call of an operation to `around` while the context lasts.
+
+    `around(name, run, args, kwargs)` makes the call, `run(*args, **kwargs)`, and returns its
+    result. The operations that a reference calls in turn come inside its own call.
+    """
+    global _around
+    before, _around = _around, around
+    try:
+        yield
+    finally:
+        _around = before
 
 
 def fallback_counts() -> dict[str, int]:
