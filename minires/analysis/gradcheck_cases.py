@@ -15,12 +15,13 @@ def all_cases() -> list[Case]:
     return [*operation_cases(), *module_cases()]
 
 
-def select_cases(pattern: str | None = None) -> list[Case]:
-    """The cases whose name or kind fits `pattern`, a part of the name or a pattern with `*`.
+def select_cases(pattern: str | None = None, cases: list[Case] | None = None) -> list[Case]:
+    """Those of `cases` (default: all) whose name or kind fits `pattern`.
 
-    Case does not matter. Raises `UsageError` if none fits.
+    A pattern is a part of the name, or the whole name with `*`; case does not matter. Raises
+    `UsageError` if none fits.
     """
-    cases = all_cases()
+    cases = all_cases() if cases is None else cases
     if pattern is None:
         return cases
     chosen = [case for case in cases if fits(case, pattern)]

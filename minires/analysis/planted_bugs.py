@@ -16,6 +16,7 @@ from minires import nn
 from minires.analysis.bugs import BUGS, Bug
 from minires.analysis.gradcheck import Case, Check, check_case, substituted
 from minires.analysis.gradcheck_cases import all_cases, fits
+from minires.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class Caught:
     def caught(self) -> bool:
         """Whether a check failed."""
         return self.check is not None
+
+
+def select_bugs(bugs: list[Bug], pattern: str | None = None) -> list[Bug]:
+    """Those of `bugs` whose name or target holds `pattern`; `UsageError` if there is none."""
+    if pattern is None:
+        return bugs
+    chosen = [bug for bug in bugs if pattern.lower() in f"{bug.target} {bug.name}".lower()]
+    if not chosen:
+        targets = ", ".join(sorted({bug.target for bug in bugs}))
+        raise UsageError(f"--only {pattern}: no planted bug fits; they are in {targets}")
+    return chosen
 
 
 def plant(bug: Bug) -> AbstractContextManager[None]:
