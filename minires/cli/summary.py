@@ -1,0 +1,84 @@
+"""`summary`: a model layer by layer, with its shapes, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from minires.models import Summary
+
+
+@click.command()
+@click.option("--depth", type=int, metavar="N", show_default="20", help="18, 34, 50, 101 or 6n+2.")
+@click.option("--model", metavar="NAME", help="A model by name instead, such as resnet56.")
+@click.option("--width", type=float, default=1.0, help="Channels, as a multiple of the usual ones.")
+@click.option("--plain", is_flag=True, help="Without the shortcuts.")
+@click.option(
+    "--shortcut",
+    type=click.Choice(["A", "B"]),
+    show_default="the family's own",
+    help="Where the shape changes: A pads with zeros, B projects.",
+)
+@click.option("--num-classes", type=int, default=10, help="Outputs of the last layer.")
+@click.option("--image-size", type=click.IntRange(min=1), default=32, help="Pixels per side.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+def command(
+    depth: int | None,
+    model: str | None,
+    width: float,
+    plain: bool,
+    shortcut: str | None,
+    num_classes: int,
+    image_size: int,
+    as_json: bool,
+) -> None:
+    """Show a model layer by layer: shapes, parameters, multiply-adds.
+
+    Multiply-adds are those of convolutions and linear layers, for one image.
+    """
+    from minires.errors import UsageError
+    from minires.models import build, name_for_depth, summarize
+
+    if depth is not None and model is not None:
+        raise UsageError("--depth and --model name two models; give one of them")
+    name = model or name_for_depth(20 if depth is None else depth)
+    network = build(name, num_classes, width=width, plain=plain, shortcut=shortcut)
+    summary = summarize(network, (3, image_size, image_size))
+    if as_json:
+        print(json.dumps({"model": name, **asdict(summary)}))
+    else:
+        _show(f"{name}{', plain' if plain else ''}", summary)
+
+
+def _show(title: str, summary: Summary) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True)
+    table.add_column("layer", "total")
+    table.add_column("kind")
+    table.add_column("input")
+    table.add_column("output")
+    table.add_column("parameters", f"{summary.parameters:,}", justify="right")
+    table.add_column("multiply-adds", f"{summary.multiply_adds:,}", justify="right")
+    for layer in summary.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            _shape(layer.input_shape),
+            _shape(layer.output_shape),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+        )
+    print(title)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
