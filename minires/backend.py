@@ -290,6 +290,25 @@ def why_no_gpu(index: int = 0) -> str | None:
     return None
 
 
+def describe_gpus() -> list[dict[str, Any]]:
+    """Name, model, memory (bytes) and compute capability of each GPU; [] where none is usable."""
+    if why_no_gpu() is not None:
+        return []
+    runtime = importlib.import_module("cupy").cuda.runtime
+    gpus = []
+    for index in range(runtime.getDeviceCount()):
+        properties = runtime.getDeviceProperties(index)
+        gpus.append(
+            {
+                "name": f"gpu:{index}",
+                "model": properties["name"].decode(),
+                "memory": int(properties["totalGlobalMem"]),
+                "compute_capability": f"{properties['major']}.{properties['minor']}",
+            }
+        )
+    return gpus
+
+
 def _explain(error: Exception) -> str:
     text = _one_line(error)
     if "NoDevice" in text:
