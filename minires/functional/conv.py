@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module, operation
+from minires.backend import Array, accumulation_dtype, array_module, operation
 
 
 class Conv2dCache(NamedTuple):
@@ -88,7 +88,9 @@ def conv2d_backward(
     positions = view.transpose(0, 2, 3, 4, 5, 1)  # (N, P, Q, kh, kw, C)
     grad_weight = xp.tensordot(grad_output, positions, axes=((0, 2, 3), (0, 1, 2)))
     grad_weight = grad_weight.transpose(0, 3, 1, 2)  # (K, C, kh, kw)
-    grad_bias = grad_output.sum(axis=(0, 2, 3)) if has_bias else None
+    grad_bias = None
+    if has_bias:
+        grad_bias = grad_output.sum(axis=(0, 2, 3), dtype=accumulation_dtype(grad_output.dtype))
     if not need_grad_x:
         return None, grad_weight, grad_bias
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, operation
+from minires.backend import Array, accumulation_dtype, operation
 
 
 class LinearCache(NamedTuple):
@@ -36,5 +36,7 @@ def linear_backward(
     """
     grad_x = grad_output @ cache.weight
     grad_weight = grad_output.T @ cache.x
-    grad_bias = grad_output.sum(axis=0) if cache.has_bias else None
+    grad_bias = None
+    if cache.has_bias:
+        grad_bias = grad_output.sum(axis=0, dtype=accumulation_dtype(grad_output.dtype))
     return grad_x, grad_weight, grad_bias
