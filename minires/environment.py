@@ -69,7 +69,8 @@ def _versions() -> dict[str, str]:
 
 def _memory_bytes() -> int | None:
     try:
-        found = re.search(r"^MemTotal:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        text = Path("/proc/meminfo").read_text()
     except OSError:
         return None
+    found = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
     return int(found.group(1)) * 1024 if found else None

@@ -11,6 +11,7 @@ import numpy as np
 
 from minires import backend
 from minires.backend import Device, select_device
+from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.models.registry import architecture_of
 from minires.nn import Module
@@ -312,6 +313,8 @@ class _Training:
             "device": str(self.device),
             "threads": self.config.threads,
             "seed": self.config.seed,
+            "config": self.config.to_dict(),
+            "environment": environment(),
         }
 
 
