@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minires.functional import conv_bn_relu_backward, conv_bn_relu_forward
+
+
+def parts_by_hand(x, weight, gamma, beta, mean, variance, shortcut, relu):
+    """A 1x1 convolution, so that it is one product; statistics given or taken from the batch."""
+    y = np.einsum("nchw,kc->nkhw", x, weight[:, :, 0, 0])
+    if mean is None:
+        mean, variance = y.mean(axis=(0, 2, 3)), y.var(axis=(0, 2, 3))
+    y = (y - mean[:, None, None]) / np.sqrt(variance + 1e-5)[:, None, None]
+    y = y * gamma[:, None, None] + beta[:, None, None]
+    if shortcut is not None:
+        y = y + shortcut
+    return np.where(y > 0, y, 0) if relu else y
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("joined", [True, False])
+def test_forward_is_the_parts_in_turn(training, relu, joined):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3, 1, 1))
+    gamma, beta = rng.normal(size=2), rng.normal(size=2)
+    mean, variance = rng.normal(size=2), rng.uniform(0.5, 2, size=2)
+    shortcut = rng.normal(size=(2, 2, 4, 5)) if joined else None
+    statistics = (None, None) if training else (mean.copy(), variance.copy())
+    expected = parts_by_hand(x, weight, gamma, beta, *statistics, shortcut, relu)
+    y, _ = conv_bn_relu_forward(
+        x, weight, gamma, beta, mean, variance, shortcut, relu=relu, training=training
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+
+
+def test_the_shortcut_gets_the_gradient_behind_the_relu():
+    rng = np.random.default_rng(1)
+    shortcut = rng.normal(size=(2, 2, 3, 3))
+    y, cache = conv_bn_relu_forward(
+        rng.normal(size=(2, 3, 3, 3)),
+        rng.normal(size=(2, 3, 3, 3)),
+        *(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2), shortcut),
+        padding=1,
+    )
+    g = rng.normal(size=y.shape)
+    grad_shortcut = conv_bn_relu_backward(g, cache)[4]
+    np.testing.assert_array_equal(grad_shortcut, np.where(y > 0, g, 0))
+
+
+def test_no_shortcut_no_gradient_and_grad_x_on_request():
+    rng = np.random.default_rng(2)
+    y, cache = conv_bn_relu_forward(
+        rng.normal(size=(2, 3, 3, 3)),
+        rng.normal(size=(2, 3, 1, 1)),
+        *(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2)),
+    )
+    grad_x, *_, grad_shortcut = conv_bn_relu_backward(np.ones_like(y), cache, need_grad_x=False)
+    assert grad_x is None and grad_shortcut is None
