@@ -1,5 +1,6 @@
 """The mathematics: each operation once, forward beside backward, in plain array code."""
 
+from minires.functional.augmentation import augment_batch
 from minires.functional.batch_norm import batch_norm_backward, batch_norm_forward
 from minires.functional.conv import conv2d_backward, conv2d_forward
 from minires.functional.dropout import dropout_backward, dropout_forward
@@ -18,6 +19,7 @@ from minires.functional.shortcut import add, shortcut_a_backward, shortcut_a_for
 
 __all__ = [
     "add",
+    "augment_batch",
     "batch_norm_backward",
     "batch_norm_forward",
     "conv2d_backward",
