@@ -1,0 +1,96 @@
+"""Batches of a data set: shuffled, augmented and normalised on the device that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires.backend import Array, Device, to_device
+from minires.data.dataset import Dataset
+from minires.data.normalization import Normalization
+from minires.errors import UsageError
+from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
+from minires.functional.random import SHUFFLE, random_bits
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Pad by `crop_padding` pixels and crop at random; mirror half of the images if `flip`."""
+
+    crop_padding: int = 4
+    flip: bool = True
+
+
+class Loader:
+    """Batches of the images `indices` of `dataset`; `len` counts the batches of an epoch.
+
+    The images are put on the device once. The order depends on (seed, epoch), the crop and the
+    flip of an image on (seed, epoch, its index), and on nothing else: there is no state, and an
+    epoch that starts in the middle gives the batches that it would have given.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices: np.ndarray,
+        batch_size: int,
+        *,
+        device: Device,
+        normalization: Normalization,
+        seed: int = 0,
+        augment: AugmentConfig | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        """Take `indices`, int64 (n,), in this order unless `shuffle`.
+
+        `drop_last` leaves out the images that do not fill a last batch. Raises `UsageError` for a
+        batch size below 1, no images, or an index that the data set does not have.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: must be at least 1")
+        if not len(indices) or indices.min() < 0 or indices.max() >= len(dataset):
+            raise UsageError(f"{len(indices)} indices that do not fit {len(dataset)} images")
+        self.dataset = dataset.to(device)
+        self.indices = indices
+        self.batch_size = batch_size
+        self.device = device
+        self.seed = seed
+        self.augment = augment
+        self.shuffle = shuffle
+        whole = len(indices) // batch_size
+        self.images_per_epoch = whole * batch_size if drop_last else len(indices)
+        self._batches = whole if drop_last else -(-len(indices) // batch_size)
+        table = normalization_table(normalization.mean, normalization.std)
+        self._table = to_device(table, device)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Array, Array]]:
+        """The batches of epoch number `epoch`, from batch `start_batch` on.
+
+        Yields (x float32 (B, 3, 32, 32), labels int64 (B,)), both on the device.
+        """
+        order = to_device(self.order(epoch), self.device)
+        for batch in range(start_batch, len(self)):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield self._images(indices, epoch), self.dataset.labels[indices]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The indices of all images of an epoch, in the order of their use, int64."""
+        indices = self.indices
+        if self.shuffle:
+            keys = random_bits(self.seed, SHUFFLE, epoch, indices)
+            indices = indices[np.argsort(keys, kind="stable")]
+        return indices[: self.images_per_epoch]
+
+    def _images(self, indices: Array, epoch: int) -> Array:
+        if self.augment is None:
+            return augment_batch(self.dataset.images, indices, self._table)
+        padding, flip = self.augment.crop_padding, self.augment.flip
+        offsets, flips = draw_augmentation(self.seed, epoch, indices, padding, flip)
+        return augment_batch(self.dataset.images, indices, self._table, offsets, flips, padding)
