@@ -50,9 +50,9 @@ def add_moments(y, rows, columns, length, moments):
                 for k in range(block):
                     sums[k] += v[k]
     count = rows * columns * (length // channels)
-    mean = (_folded(sums, channels) / count).astype(np.float32)
-    centre = _tiled(mean, block)
-    drift = np.zeros(block, np.float32)
+    mean = _folded(sums, channels) / count
+    rounded = mean.astype(np.float32)
+    centre = _tiled(rounded, block)
     squares = np.zeros(block, np.float32)
     for h in range(rows):
         for w in range(columns):
@@ -60,15 +60,14 @@ def add_moments(y, rows, columns, length, moments):
                 v = y.array[y.row + h, y.column + w, s : s + block]
                 for k in range(block):
                     d = v[k] - centre[k]
-                    drift[k] += d
                     squares[k] += d * d
-    off, square = _folded(drift, channels), _folded(squares, channels)
+    square = _folded(squares, channels)
     before = moments[0, 0]
     total = before + count
     for k in range(channels):
-        chunk_mean = mean[k] + off[k] / count
-        delta = chunk_mean - moments[1, k]
-        moments[2, k] += square[k] - off[k] * off[k] / count
+        off = mean[k] - rounded[k]
+        delta = mean[k] - moments[1, k]
+        moments[2, k] += square[k] - count * off * off
         moments[2, k] += delta * delta * before * count / total
         moments[1, k] += delta * count / total
         moments[0, k] = total

@@ -59,15 +59,13 @@ def add_moments(
     count = rows * columns * (length // channels)
     mean = sum(_channel_sum(piece, channels) for piece in chunk) / count
     shift = _tile(mean.astype(np.float32), length)
-    squares, drift = np.zeros(channels), np.zeros(channels)
+    squares = np.zeros(channels)
     for piece in chunk:
         centred = _scratch(ws, "piece", piece)
         np.subtract(piece, shift, out=centred)
-        drift += _channel_sum(centred, channels)
         np.multiply(centred, centred, out=centred)
         squares += _channel_sum(centred, channels)
-    mean = mean.astype(np.float32) + drift / count
-    squares -= drift * drift / count
+    squares -= count * (mean - mean.astype(np.float32)) ** 2  # the shift was rounded
     combine_moments(moments, count, mean, squares)
 
 

@@ -21,7 +21,7 @@ from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import strategy
 from minires.kernels.cpu.elementwise import combine_moments
 from minires.kernels.cpu.regions import Region, region
-from minires.kernels.cpu.threads import parallel, shards, workspace
+from minires.kernels.cpu.threads import Piece, parallel, pieces, shards, workspace
 
 
 @kernel("conv_bn_relu_forward", "cpu")
@@ -105,7 +105,8 @@ class _Forward:
     """The forward pass over the threads' shares of the images."""
 
     def __init__(self, conv, out: Region, shortcut: Region | None, n: int, k: int, relu: bool):
-        self.conv, self.out, self.shortcut, self.k, self.relu = conv, out, shortcut, k, relu
+        self.conv, self.out, self.shortcut, self.relu = conv, out, shortcut, relu
+        self.n, self.k = n, k
         self.h, self.w = conv.output_size
         self.parts = shards(n)
 
@@ -135,13 +136,13 @@ class _Forward:
     def normalize(self, y: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> None:
         """out = relu(y * scale + shift + shortcut)."""
         source = Region(y.reshape(self.h, self.w, -1), 0, 0, 0)
+        parts = pieces(self.h, self.n, self.k)
 
         def work(thread: int) -> None:
-            images = self.parts[thread]
-            mine = source.at(0, images.start * self.k)
-            self._apply(mine, 0, self.h, images, scale, shift, thread)
+            piece = parts[thread]
+            self._apply(source.at(piece.row, piece.lo), piece, scale, shift, thread)
 
-        parallel(work, len(self.parts))
+        parallel(work, len(parts))
 
     def convolve_and_normalize(self, scale: np.ndarray, shift: np.ndarray) -> None:
         """out = relu(conv(x) * scale + shift + shortcut), chunk by chunk."""
@@ -152,20 +153,19 @@ class _Forward:
             for row, rows in self._chunks():
                 y = ws.get("chunk", (rows, self.w, length))
                 self.conv.forward(row, images, y, 0, 0, ws)
-                self._apply(Region(y, 0, 0, 0), row, rows, images, scale, shift, thread)
+                piece = Piece(row, rows, images.start * self.k, length)
+                self._apply(Region(y, 0, 0, 0), piece, scale, shift, thread)
 
         parallel(work, len(self.parts))
 
-    def _apply(self, source: Region, row, rows, images, scale, shift, thread: int) -> None:
-        lo, length = images.start * self.k, (images.stop - images.start) * self.k
-        extra = None if self.shortcut is None else self.shortcut.at(row, lo)
+    def _apply(self, source: Region, piece: Piece, scale, shift, thread: int) -> None:
         loops.normalize(
             source,
-            self.out.at(row, lo),
-            extra,
-            rows,
+            self.out.at(piece.row, piece.lo),
+            None if self.shortcut is None else self.shortcut.at(piece.row, piece.lo),
+            piece.rows,
             self.w,
-            length,
+            piece.length,
             scale,
             shift,
             self.relu,
@@ -215,9 +215,10 @@ def conv_bn_relu_backward(
 class _Backward:
     """The backward pass over the threads' shares of the images.
 
-    The ReLU's mask comes from batch norm's output, recomputed, where nothing was added to it, so
-    the masked gradient is never stored; with a shortcut it comes from the unit's output, and the
-    masked gradient is stored, because it is the shortcut's gradient too.
+    Where nothing was added to batch norm's output, compiled loops compute that again for the ReLU's
+    mask, so the masked gradient is never stored. With a shortcut the mask comes from the unit's
+    output, and the masked gradient is stored, because it is the shortcut's gradient too; NumPy,
+    to which each operation is a pass over memory, does so in any case.
     """
 
     def __init__(self, conv, grad_output: Array, cache: ConvBNReLUCache) -> None:
@@ -225,8 +226,8 @@ class _Backward:
         self.h, self.w = conv.output_size
         norm = cache.batch_norm
         y = as_hwnc(norm.x)
-        n, self.k = y.shape[2:]
-        self.parts = shards(n)
+        self.n, self.k = y.shape[2:]
+        self.parts = shards(self.n)
         self.y = region(y)
         self.grad = region(to_hwnc(grad_output))
         self.mean = norm.mean
@@ -235,7 +236,7 @@ class _Backward:
         if cache.relu is None:
             return
         affine = getattr(cache, "affine", None)
-        if affine is not None and not cache.has_shortcut:
+        if affine is not None and not cache.has_shortcut and loops.compiled_in_use():
             self.scale, self.shift = affine
         else:
             self.out = region(to_hwnc(cache.relu.y))
@@ -243,18 +244,18 @@ class _Backward:
 
     def sums(self) -> np.ndarray:
         """sum(g) and sum(g (y - mean)) per channel, (2, K) float64."""
-        sums = [np.zeros((2, self.k)) for _ in self.parts]
+        parts = pieces(self.h, self.n, self.k)
+        sums = [np.zeros((2, self.k)) for _ in parts]
         target = None if self.masked is None else region(self.masked)
 
         def work(thread: int) -> None:
-            images = self.parts[thread]
-            lo, length = images.start * self.k, (images.stop - images.start) * self.k
+            row, rows, lo, length = parts[thread]
             loops.gradient_sums(
-                self.grad.at(0, lo),
-                self.y.at(0, lo),
-                None if self.out is None else self.out.at(0, lo),
-                None if target is None else target.at(0, lo),
-                self.h,
+                self.grad.at(row, lo),
+                self.y.at(row, lo),
+                None if self.out is None else self.out.at(row, lo),
+                None if target is None else target.at(row, lo),
+                rows,
                 self.w,
                 length,
                 self.mean,
@@ -264,7 +265,7 @@ class _Backward:
                 workspace(thread),
             )
 
-        parallel(work, len(self.parts))
+        parallel(work, len(parts))
         return sum(sums[1:], sums[0])
 
     def convolve(self, coefficients: np.ndarray, need_grad_x: bool) -> None:

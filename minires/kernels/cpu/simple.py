@@ -15,7 +15,7 @@ from minires.functional.shortcut import ShortcutACache
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool
 from minires.kernels.cpu.regions import region
-from minires.kernels.cpu.threads import parallel, shards
+from minires.kernels.cpu.threads import parallel, pieces
 
 
 @kernel("add", "cpu")
@@ -27,11 +27,11 @@ def add(a: Array, b: Array) -> Array:
     h, w, n, c = first.shape
     out = pool.take(first.shape)
     left, right, target = region(first), region(second), region(out)
-    parts = shards(n)
+    parts = pieces(h, n, c)
 
     def work(thread: int) -> None:
-        lo, length = parts[thread].start * c, (parts[thread].stop - parts[thread].start) * c
-        loops.add(left.at(0, lo), right.at(0, lo), target.at(0, lo), h, w, length)
+        row, rows, lo, length = parts[thread]
+        loops.add(left.at(row, lo), right.at(row, lo), target.at(row, lo), rows, w, length)
 
     parallel(work, len(parts))
     return logical(out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from minires.backend import options
 from minires.kernels.cpu.buffers import Workspace
@@ -76,8 +77,28 @@ def parallel(function: Callable[[int], None], count: int) -> None:
             worker.wait()
 
 
+class Piece(NamedTuple):
+    """A thread's share of an activation: its rows, and its values in each pixel (from `lo` on)."""
+
+    row: int
+    rows: int
+    lo: int
+    length: int
+
+
+def pieces(h: int, n: int, channels: int) -> list[Piece]:
+    """An activation of h rows and n images split for the threads.
+
+    By rows where each thread gets equally many, because then each share is one run of memory;
+    otherwise by images.
+    """
+    if h % max(1, options.threads) == 0:
+        return [Piece(s.start, s.stop - s.start, 0, n * channels) for s in shards(h)]
+    return [Piece(0, h, s.start * channels, (s.stop - s.start) * channels) for s in shards(n)]
+
+
 def shards(n: int) -> list[slice]:
-    """The images 0 to n - 1 split into one slice for each thread, none of them empty."""
+    """The images (or rows) 0 to n - 1 split into one slice for each thread, none empty."""
     count = max(1, min(options.threads, n))
     bounds = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
