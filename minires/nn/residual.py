@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from minires import functional as F
 from minires.backend import Array
+from minires.functional.conv import Conv2dCache
 from minires.nn.initialization import Initializer
 from minires.nn.layers import BatchNorm2d, Conv2d, Dropout, ReLU, Sequential, check_images
 from minires.nn.module import Module
@@ -18,7 +19,8 @@ class ConvBNReLU(Module):
     """A convolution, its batch norm, an optional residual addition and a ReLU, run as one.
 
     The unit borrows the two layers and owns no parameter: `functional.fused` is its mathematics.
-    While the layers are observed, or with `fused` set to False, they run one by one.
+    It borrows the convolution's cache slot too, which `train` and `eval` clear. While the layers
+    are observed, or with `fused` set to False, they run one by one.
     """
 
     def __init__(self, conv: Conv2d, batch_norm: BatchNorm2d, relu: bool = True) -> None:
@@ -53,15 +55,15 @@ class ConvBNReLU(Module):
             momentum=bn.momentum,
             eps=bn.eps,
         )
-        self._cache = cache if self.conv.training else None
+        self.conv._store(cache)
         return y
 
     def backward(self, grad_output: Array) -> tuple[Array | None, Array | None]:
         """The gradients of x and of the shortcut (None without one)."""
-        if self._cache is None and self.conv._cache is not None:
+        if isinstance(self.conv._cache, Conv2dCache):
             return self._backward_one_by_one(grad_output)
         grad_x, grad_weight, grad_gamma, grad_beta, grad_shortcut = F.conv_bn_relu_backward(
-            grad_output, self._take(), self.conv.need_grad_x
+            grad_output, self.conv._take(), self.conv.need_grad_x
         )
         self.conv.weight.accumulate(grad_weight)
         self.batch_norm.weight.accumulate(grad_gamma)
@@ -69,7 +71,6 @@ class ConvBNReLU(Module):
         return grad_x, grad_shortcut
 
     def _forward_one_by_one(self, x: Array, shortcut: Array | None) -> Array:
-        self._cache = None
         y = self.batch_norm(self.conv(x))
         self._had_shortcut = shortcut is not None
         if shortcut is not None:
