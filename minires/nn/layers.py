@@ -23,6 +23,16 @@ def check_images(layer: Module, x: Array, channels: int | None = None) -> None:
         raise ShapeError(f"{type(layer).__name__} expects {wanted}, got {tuple(x.shape)}")
 
 
+def check_window(layer: Module, x: Array, kernel_size: int, padding: int) -> None:
+    """Raise `ShapeError` unless one window of `kernel_size` fits into the padded images x."""
+    smallest = kernel_size - 2 * padding
+    if min(x.shape[2:]) < smallest:
+        raise ShapeError(
+            f"{type(layer).__name__} with a {kernel_size}x{kernel_size} window needs images of at "
+            f"least {smallest}x{smallest} pixels, got {tuple(x.shape)}"
+        )
+
+
 class Conv2d(Module):
     """Convolution, `functional.conv`: weight (K, C, k, k), bias (K,) on request."""
 
@@ -48,12 +58,7 @@ class Conv2d(Module):
     def check(self, x: Array) -> None:
         """Raise `ShapeError` unless this layer can take x."""
         check_images(self, x, self.in_channels)
-        smallest = self.kernel_size - 2 * self.padding
-        if min(x.shape[2:]) < smallest:
-            raise ShapeError(
-                f"Conv2d with a {self.kernel_size}x{self.kernel_size} kernel needs images of at "
-                f"least {smallest}x{smallest} pixels, got {tuple(x.shape)}"
-            )
+        check_window(self, x, self.kernel_size, self.padding)
 
     def output_shape(self, x_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         """(N, K, P, Q) for an input of `x_shape`."""
@@ -139,11 +144,14 @@ class MaxPool2d(Module):
 
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
         super().__init__()
+        if padding > kernel_size // 2:
+            raise UsageError(f"padding {padding}: must be at most half of the window {kernel_size}")
         self.kernel_size, self.stride = kernel_size, stride or kernel_size
         self.padding = padding
 
     def forward(self, x: Array) -> Array:
         check_images(self, x)
+        check_window(self, x, self.kernel_size, self.padding)
         y, cache = F.max_pool2d_forward(x, self.kernel_size, self.stride, self.padding)
         self._store(cache)
         return y
