@@ -287,7 +287,7 @@ def _writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            fix = "about 600 MB are needed: free some space or choose another folder"
+            fix = "about 400 MB are needed: free some space or choose another folder"
         else:
             fix = "choose a folder that you may write to"
         raise DataError(f"{folder}: cannot be written ({reason}); {fix} with --data-dir") from error
