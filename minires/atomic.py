@@ -14,8 +14,17 @@ PARTIAL = ".partial"
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a hidden file beside `path`, flush it to disk, rename it, flush the folder.
 
-    Raises OSError if that fails; the hidden file is gone then and an earlier `path` is intact.
+    Raises OSError that names `path` if that fails; the hidden file is gone then and an earlier
+    `path` is intact.
     """
+    try:
+        _write_and_rename(path, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    flush_folder(path.parent)
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     descriptor, partial = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
     try:
         with open(descriptor, "wb") as file:
@@ -28,7 +37,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
-    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

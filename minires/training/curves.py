@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
+
+from minires.atomic import write_atomically
 
 # Okabe and Ito's palette: told apart by every common kind of colour vision.
 TRAIN, VALIDATION, RATE, BEST = "#0072B2", "#D55E00", "#009E73", "#000000"
@@ -46,11 +47,13 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     loss.set_ylim(bottom=0)
     rate.set_ylim(bottom=0)
     accuracy.set_ylim(top=100)
-    loss.legend(frameon=False)
-    accuracy.legend(frameon=False, loc="lower right")
+    for axes in (loss, accuracy) if epochs else ():
+        axes.legend(framealpha=0.85, edgecolor="none")
     if title:
         figure.suptitle(title, fontsize=11)
-    _write(figure, path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_atomically(path, png.getvalue())
 
 
 def _plot(axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: float) -> None:
@@ -58,14 +61,15 @@ def _plot(axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: fl
     if steps:
         values = [scale * r[what] for r in steps]
         axes.plot([r["progress"] for r in steps], values, color=TRAIN, alpha=0.35, linewidth=0.8)
-    for key, color, marker, label in (
-        (f"train_{what}", TRAIN, "o", "training"),
-        (f"val_{what}", VALIDATION, "s", "validation"),
+    # The mean over an epoch belongs to its middle, the validation to its end.
+    for key, color, marker, label, shift in (
+        (f"train_{what}", TRAIN, "o", "training", -0.5),
+        (f"val_{what}", VALIDATION, "s", "validation", 0.0),
     ):
         rows = [r for r in epochs if r.get(key) is not None]
         if rows:
             axes.plot(
-                [r["progress"] for r in rows],
+                [r["progress"] + shift for r in rows],
                 [scale * r[key] for r in rows],
                 color=color,
                 marker=marker if len(rows) <= 40 else None,
@@ -88,12 +92,3 @@ def _mark_best(axes: Any, epochs: list[dict]) -> None:
             linestyle="none",
             label=f"best validation {best['val_accuracy']:.2%}",
         )
-
-
-def _write(figure: Any, path: Path) -> None:
-    """Save `figure` beside `path` and rename it, so that a viewer never sees half a picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)

@@ -7,6 +7,7 @@ was when it was written; a resumed run cuts the file there, so no line is lost o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -22,8 +23,11 @@ class History:
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line and hand it to the operating system, so that a killed process keeps it."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def sync(self) -> int:
         """Wait until all lines are on the disk; returns the length of the file in bytes."""
@@ -31,8 +35,9 @@ class History:
         return self._file.tell()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; every line was handed over when it was written."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def cut_history(path: Path, length: int) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minires.atomic import write_atomically
 from minires.errors import CheckpointError, UsageError
 
 RUNS = Path("runs")
@@ -66,9 +67,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        temporary = self.result.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.result)
+        write_atomically(self.result, (json.dumps(result, indent=2) + "\n").encode())
 
     def read_result(self) -> dict[str, Any] | None:
         """What result.json holds; None if the run has not finished."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from minires.training.history import History, cut_history, read_history
 
 
@@ -45,3 +49,10 @@ def test_a_torn_line_is_left_out(tmp_path):
     assert read_history(path) == [{"kind": "step", "step": 1}]
     assert read_history(path, "epoch") == []
     assert read_history(tmp_path / "missing.jsonl") == []
+
+
+def test_a_full_disk_names_the_log():
+    history = History(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        history.append({"kind": "step"})
+    history.close()
