@@ -138,16 +138,19 @@ def command(
         changes = chosen_values(given, config_file, recipe)
 
     from minires.training.progress import progress_callback
+    from minires.training.run import RunFolder
     from minires.training.runner import resume, start
 
+    was_finished = resume_path is not None and RunFolder(resume_path).result.exists()
+    program = ctx.find_root().info_name or "minires"
     if resume_path is None:
-        result = start(config, run_dir, _say, progress_callback())
+        result = start(config, run_dir, _say, progress_callback(), program)
     else:
-        result = resume(resume_path, changes, _say, progress_callback())
+        result = resume(resume_path, changes, _say, progress_callback(), program)
     if as_json:
         print(json.dumps(result))
-    else:
-        _conclude(result, ctx.find_root().info_name or "minires")
+    elif not was_finished:
+        _conclude(result, program)
 
 
 def _say(line: str) -> None:

@@ -43,10 +43,12 @@ def start(
     run_dir: Path | None = None,
     say: Say = print,
     progress: Callback | None = None,
+    program: str = "minires",
 ) -> dict[str, Any]:
     """Train as `config` says into a new run folder, and return what result.json holds.
 
-    `run_dir` None: the next free runs/MODEL-DATASET-NNN. `say` gets lines for a person.
+    `run_dir` None: the next free runs/MODEL-DATASET-NNN. `say` gets lines for a person; `program`
+    is what that person types before the name of a command.
     Everything that can be checked is checked before the folder is made.
     """
     architecture_of(config.model)  # a wrong name shows before the data are read
@@ -64,7 +66,7 @@ def start(
         )
         if config.device == "auto" and device.kind == "cpu":
             say(f"no GPU   {backend.why_no_gpu()}")
-        return _Training(settled, run, data, device, model, say).run_to_end(progress)
+        return _Training(settled, run, data, device, model, say).run_to_end(progress, program)
 
 
 def resume(
@@ -72,6 +74,7 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     say: Say = print,
     progress: Callback | None = None,
+    program: str = "minires",
 ) -> dict[str, Any]:
     """Continue the run in the folder `path` where its last checkpoint stands, bit for bit.
 
@@ -92,7 +95,8 @@ def resume(
         _refuse(path, config.differences(asked))
         result = run.read_result()
         if result is not None:
-            say(f"{path} is finished already: {config.epochs} epochs")
+            test = f"{result['test_accuracy']:.2%} on the test set"
+            say(f"{path} is finished already: {config.epochs} epochs, {test}")
             return result
         _note_rounding(config, asked, say)
         device = select_device(asked.device, asked.threads, asked.conv)
@@ -101,7 +105,7 @@ def resume(
         model = make_model(asked, data.num_classes, device)
         training = _Training(asked, run, data, device, model, say)
         training.load(checkpoint)
-        return training.run_to_end(progress)
+        return training.run_to_end(progress, program)
 
 
 def _refuse(path: Path, differences: list[str]) -> None:
@@ -183,7 +187,7 @@ class _Training:
         )
         cut_history(self.run.history, checkpoint.extra["history_bytes"])
 
-    def run_to_end(self, progress: Callback | None) -> dict[str, Any]:
+    def run_to_end(self, progress: Callback | None, program: str) -> dict[str, Any]:
         """Train, test, and write the picture and result.json."""
         trainer = self._trainer()
         self._introduce(trainer)
@@ -201,7 +205,7 @@ class _Training:
             draw_curves(read_history(self.run.history), self.run.curves, title)
             raise DivergedError(f"{error}; the last good checkpoint is {self.run.last}") from error
         except Interrupted as stop:
-            hint = f"{stop}; to continue: train --resume {self.run.path}"
+            hint = f"{stop}; to continue: {program} train --resume {self.run.path}"
             raise Interrupted(hint, stop.exit_code) from stop
         result = self._measure(trainer)
         draw_curves(read_history(self.run.history), self.run.curves, title)
@@ -263,9 +267,9 @@ class _Training:
         )
         self.say(
             f"data     {config.dataset}: {len(data.train_indices):,} images to train on, "
-            f"{len(data.val_indices):,} to validate, {len(data.test):,} to test; "
-            f"mean {_numbers(norm.mean)}, std {_numbers(norm.std)}"
+            f"{len(data.val_indices):,} to validate, {len(data.test):,} to test"
         )
+        self.say(f"pixels   mean {_numbers(norm.mean)}, std {_numbers(norm.std)} (from 0 to 1)")
         left = trainer.total_steps - self.state.step
         if self.state.step:
             self.say(f"resumed  after step {self.state.step:,} of {trainer.total_steps:,}")

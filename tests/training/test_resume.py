@@ -122,7 +122,7 @@ def test_a_signal_saves_and_the_run_continues(tmp_path, number, code):
     child.stdout.close()
     child.stderr.close()
     assert lines[-1].startswith("error: ")
-    assert "saved; to continue: train --resume run" in lines[-1]
+    assert "saved; to continue: python cli.py train --resume run" in lines[-1]
     saved = load_checkpoint(tmp_path / "run/last.safetensors")
     assert f"after step {saved.step} of" in lines[-1]
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
