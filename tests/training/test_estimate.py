@@ -1,0 +1,67 @@
+"""The estimate before the first epoch: arithmetic on measured numbers, never the numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from minires.backend import CPU
+from minires.training import estimate as module
+from minires.training.config import resolve
+from minires.training.setup import load_training_data
+
+
+@pytest.fixture(scope="module")
+def config():
+    return resolve(
+        {"dataset": "shapes", "limit": 100, "depth": 8, "width": 0.25, "batch_size": 30}
+    )
+
+
+@pytest.fixture(scope="module")
+def data(config):
+    return load_training_data(config)
+
+
+def test_a_line_through_two_batches():
+    assert module._extrapolate({7: 10.0, 27: 30.0}, 128) == pytest.approx(131.0)
+    assert module._extrapolate({7: 10.0, 27: 9.0}, 128) == 9.0  # noise never shrinks the cost
+    assert module._extrapolate({5: 10.0}, 10) == 20.0  # one point: in proportion
+
+
+def test_the_time_adds_validation_to_the_steps(config, data, monkeypatch):
+    monkeypatch.setattr(module._Probe, "step", lambda self, batch: None)
+    monkeypatch.setattr(module._Probe, "seconds", lambda self, batch: 1.0 + 0.1 * batch)
+    monkeypatch.setattr(module._Probe, "peak_bytes", lambda self, batch: 1000 * batch)
+    monkeypatch.setattr(module, "memory_in_use", lambda: 5_000_000)
+    guess = module.estimate(config, data, CPU, steps=10)
+    per_step = 1.0 + 0.1 * 30
+    assert guess.seconds == pytest.approx(10 * per_step * (1 + 0.4 * 10 / 90))
+    assert guess.peak_bytes == 5_030_000
+
+
+def test_memory_grows_with_the_batch(config, data):
+    probe = module._Probe(config, data.num_classes, CPU)
+    probe.step(3)
+    small, large = probe.peak_bytes(7), probe.peak_bytes(27)
+    activation = 4 * 32 * 32 * 4  # float32, 4 channels of 32x32: the least that one image adds
+    assert large - small > 20 * activation
+
+
+def test_too_little_memory_is_noticed(monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 10**9)
+    monkeypatch.setattr(module, "memory_in_use", lambda: 10**8)
+    assert module.Estimate(1.0, 2 * 10**9).exceeds_memory()
+    assert not module.Estimate(1.0, 10**9).exceeds_memory()
+    assert not module.Estimate(1.0, None).exceeds_memory()
+    monkeypatch.setattr(module, "free_memory", lambda: None)
+    assert not module.Estimate(1.0, 10**15).exceeds_memory()
+
+
+def test_the_probe_leaves_the_training_alone(config, data):
+    """Weights made after a probe are those made without one."""
+    from minires.training.setup import make_model
+
+    before = make_model(config, data.num_classes, CPU).state_dict()
+    module.estimate(config, data, CPU, steps=1)
+    after = make_model(config, data.num_classes, CPU).state_dict()
+    assert all((before[name] == after[name]).all() for name in before)
