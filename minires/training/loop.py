@@ -231,9 +231,15 @@ class Trainer:
         return self.state.seconds
 
     def read_sums(self) -> TrainState:
-        """The state with the sums of this epoch fetched from the device."""
+        """The state with the sums of this epoch fetched from the device.
+
+        `DivergedError` if the sum is not finite: so a GPU's NaN shows at the next line of the log.
+        """
         self.state.loss_sum = float(self._loss_sum)
         self.state.correct = int(self._correct)
+        if not math.isfinite(self.state.loss_sum):
+            what = f"the loss became {self.state.loss_sum} at or before step {self.state.step}"
+            raise DivergedError(self._diverged(what))
         return self.state
 
     def checked_weights(self) -> dict[str, np.ndarray]:
@@ -241,7 +247,8 @@ class Trainer:
         weights = self.model.state_dict()
         for name, values in weights.items():
             if not np.isfinite(values).all():
-                raise DivergedError(self._diverged(f"{name} holds NaN or infinity"))
+                what = f"{name} holds NaN or infinity after step {self.state.step}"
+                raise DivergedError(self._diverged(what))
         return weights
 
     # --- internals --------------------------------------------------------------------------
@@ -266,17 +273,18 @@ class Trainer:
     def _check_loss(self, loss: Array) -> None:
         value = float(loss)
         if not math.isfinite(value):
-            raise DivergedError(self._diverged(f"the loss is {value}"))
+            what = f"the loss is {value} at step {self.state.step + 1}"
+            raise DivergedError(self._diverged(what))
 
     def _diverged(self, what: str) -> str:
-        """The line that ends a diverged training; the step counts from 1."""
+        """The line that ends a diverged training."""
         squares = (
             float(np.square(to_host(p.grad), dtype=np.float64).sum())
             for _, p in self.model.named_parameters()
         )
         norm = math.sqrt(sum(squares))
         return (
-            f"diverged: {what} at step {self.state.step + 1}, learning rate {self.lr:.4g}, "
+            f"diverged: {what}, learning rate {self.lr:.4g}, "
             f"gradient norm {norm:.4g}; try a smaller --lr or a longer --warmup"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires.backend import CPU
+from minires.backend import CPU, Device
 from minires.errors import DivergedError, Interrupted
 from minires.models import build
 from minires.nn import CrossEntropyLoss
@@ -172,6 +172,19 @@ def test_nan_stops_before_the_update_and_names_step_rate_and_gradient():
     assert recorder.events[-2:] == [("step", 4), "close"]
     for name, parameter in trainer.model.named_parameters():
         np.testing.assert_array_equal(parameter.data, weights[name], err_msg=name)
+
+
+def test_a_gpu_is_asked_for_its_losses_late_but_before_anything_is_kept():
+    """NumPy stands in for the GPU: the loop looks at the kind of the device alone."""
+    trainer = make_trainer(poison=0)
+    trainer.device = Device("gpu")
+    reached = Recorder()
+    trainer.callbacks = [reached]
+    with pytest.raises(DivergedError, match="at or before step 3"):
+        trainer.fit()
+    assert ("step", 3) in reached.events  # the NaN of step 2 was not waited for
+    with pytest.raises(DivergedError):
+        trainer.checked_weights()
 
 
 def test_weights_that_are_not_finite_are_never_handed_out():
