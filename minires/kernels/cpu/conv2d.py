@@ -1,0 +1,74 @@
+"""A convolution on its own, where no batch norm follows it: the strategies of `convolution`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, kernel
+from minires.functional.conv import Conv2dCache
+from minires.kernels.cpu.buffers import logical, pool, to_hwnc
+from minires.kernels.cpu.convolution import strategy
+from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.threads import parallel, shards, workspace
+
+
+@kernel("conv2d_forward", "cpu")
+def conv2d_forward(
+    x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+) -> tuple[Array, Conv2dCache]:
+    """`functional.conv.conv2d_forward`."""
+    conv = strategy(x, weight, stride, padding)
+    if conv is None:
+        return NotImplemented
+    n, k = x.shape[0], weight.shape[0]
+    h, w = conv.output_size
+    y = pool.take((h, w, n, k))
+    flat, parts = y.reshape(h, w, n * k), shards(n)
+
+    def work(thread: int) -> None:
+        images = parts[thread]
+        lo = images.start * k
+        for row in range(0, h, conv.rows):
+            conv.forward(row, images, flat, row, lo, workspace(thread))
+        if bias is not None:
+            mine = y[:, :, images]
+            np.add(mine, bias, out=mine)
+
+    parallel(work, len(parts))
+    return logical(y), Conv2dCache(x, weight, bias is not None, stride, padding)
+
+
+@kernel("conv2d_backward", "cpu")
+def conv2d_backward(
+    grad_output: Array, cache: Conv2dCache, need_grad_x: bool = True
+) -> tuple[Array | None, Array, Array | None]:
+    """`functional.conv.conv2d_backward`."""
+    x, weight, has_bias, stride, padding = cache
+    if grad_output.dtype != np.float32:
+        return NotImplemented
+    conv = strategy(x, weight, stride, padding)
+    if conv is None:
+        return NotImplemented
+    grad = region(to_hwnc(grad_output))
+    k, (h, w) = weight.shape[0], conv.output_size
+    parts = shards(x.shape[0])
+    conv.begin_backward(need_grad_x, len(parts))
+    sums = np.zeros((len(parts), k))
+
+    def work(thread: int) -> None:
+        ws, images = workspace(thread), parts[thread]
+        lo, length = images.start * k, (images.stop - images.start) * k
+        for row in range(0, h, conv.rows):
+            rows = min(conv.rows, h - row)
+            chunk = ws.get("chunk", (rows, w, length))
+            first, left, at = grad.row + row, grad.column, grad.lo + lo
+            np.copyto(chunk, grad.array[first : first + rows, left : left + w, at : at + length])
+            if has_bias:
+                values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
+                sums[thread] += values.sum(axis=0, dtype=np.float64)
+            conv.backward(row, images, chunk, ws, thread)
+        conv.finish_thread(ws, thread)
+
+    parallel(work, len(parts))
+    grad_bias = sums.sum(axis=0).astype(np.float32) if has_bias else None
+    return conv.grad_input(), conv.grad_weight(), grad_bias
