@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minires import backend
+from minires.backend import Device
+from minires.errors import DeviceError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def options(monkeypatch):
+    """`select_device` sets these for the whole process: they are put back after the test."""
+    for name, value in vars(backend.options).items():
+        monkeypatch.setattr(backend.options, name, value)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """An empty table of kernels with one operation, `double`; the real ones come back after."""
+    monkeypatch.setattr(backend, "OPERATIONS", {})
+    monkeypatch.setattr(backend, "_kernels", {})
+    backend.reset_fallback_counts()
+
+    @backend.operation
+    def double(x, factor=2):
+        return x * factor
+
+    yield double
+    backend.reset_fallback_counts()
+
+
+@pytest.fixture
+def calls(table):
+    """Registers a kernel for `double` on the CPU that notes its calls and declines odd sizes."""
+    seen = []
+
+    @backend.kernel("double", "cpu")
+    def fast(x, factor=2):
+        x = x[0] if isinstance(x, tuple) else x
+        if x.size % 2:
+            return NotImplemented
+        seen.append(x.dtype.name)
+        return x + x
+
+    return seen
+
+
+def test_without_a_kernel_the_reference_runs(table):
+    np.testing.assert_array_equal(table(np.ones(2, np.float32)), 2)
+    assert backend.kernel_table() == [("double", "cpu", "reference")]
+
+
+def test_a_kernel_runs_in_its_place(table, calls):
+    np.testing.assert_array_equal(table(np.ones(2, np.float32)), 2)
+    assert calls == ["float32"]
+    assert backend.kernel_table()[0].kernel != "reference"
+    assert backend.kernel_table("gpu")[0].kernel == "reference"
+    assert table.reference(np.ones(2, np.float32), 3)[0] == 3
+
+
+def test_float64_never_reaches_a_kernel(table, calls):
+    table(np.ones(2))
+    assert calls == []
+    assert backend.fallback_counts() == {}
+
+
+def test_a_cache_tells_the_dtype_as_well(table, calls):
+    table((np.ones(2, np.float32), 1))
+    assert calls == ["float32"]
+
+
+def test_a_kernel_that_declines_leaves_it_to_the_reference_and_is_counted(table, calls):
+    np.testing.assert_array_equal(table(np.ones(3, np.float32)), 2)
+    assert calls == []
+    assert backend.fallback_counts() == {"double": 1}
+    backend.reset_fallback_counts()
+    assert backend.fallback_counts() == {}
+
+
+def test_reference_only(table, calls):
+    with backend.reference_only():
+        table(np.ones(2, np.float32))
+        with backend.reference_only():
+            pass
+        table(np.ones(2, np.float32))
+    assert calls == []
+    with pytest.raises(ZeroDivisionError), backend.reference_only():
+        raise ZeroDivisionError
+    table(np.ones(2, np.float32))
+    assert calls == ["float32"]
+
+
+def test_float64_takes_the_reference_of_the_real_operations():
+    # the CPU kernels are fast and float32 alone: the proof of the mathematics never meets them
+    from minires import functional as F
+
+    backend.select_device("cpu", 1)
+    x, weight = np.ones((2, 4, 6, 6)), np.ones((4, 4, 3, 3))
+    statistics = np.ones(4), np.zeros(4), np.zeros(4), np.ones(4)
+    found, _ = F.conv_bn_relu_forward(x, weight, *statistics, padding=1)
+    wanted, _ = F.conv_bn_relu_forward.reference(x, weight, *statistics, padding=1)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, wanted)
+
+
+# --- devices --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Forgets whether there is a GPU, before and after."""
+    backend.why_no_gpu.cache_clear()
+    yield monkeypatch
+    backend.why_no_gpu.cache_clear()
+
+
+def fake_cupy(fresh, count=1, error=None, total=6):
+    """Puts a module in the place of CuPy that has `count` GPUs, or raises `error` when used."""
+
+    class Context:
+        def __init__(self, index=0):
+            self.index = index
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def synchronize(self):
+            if error is not None:
+                raise error
+
+    properties = {"name": b"Test GPU", "totalGlobalMem": 2**34, "major": 9, "minor": 0}
+    runtime = SimpleNamespace(
+        getDeviceCount=lambda: count, getDeviceProperties=lambda index: properties
+    )
+    module = ModuleType("cupy")
+    module.cuda = SimpleNamespace(runtime=runtime, Device=Context)
+    module.arange = lambda n: np.full(n, total / 2 / n)
+    fresh.setitem(sys.modules, "cupy", module)
+
+
+def test_no_cupy_names_the_pip_line(fresh):
+    fresh.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError) as caught:
+        backend.select_device("gpu")
+    message = str(caught.value)
+    assert message.startswith("--device gpu: CuPy is not installed")
+    assert 'pip install -e ".[cuda13]"' in message and 'pip install -e ".[cuda12]"' in message
+    assert caught.value.exit_code == 5 and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "error, fix",
+    [
+        (RuntimeError("cudaErrorNoDevice: no CUDA-capable device"), "nvidia-smi"),
+        (RuntimeError("cudaErrorInsufficientDriver: too old"), 'pip install -e ".[cuda12]"'),
+        (ImportError("libcuda.so.1: cannot open shared object file"), "driver"),
+        (RuntimeError("something else\nwith two lines"), "python cli.py info"),
+    ],
+)
+def test_a_gpu_that_fails_in_use_names_the_fix(fresh, error, fix):
+    fake_cupy(fresh, error=error)
+    with pytest.raises(DeviceError) as caught:
+        backend.select_device("gpu")
+    assert fix in str(caught.value) and "\n" not in str(caught.value)
+    assert backend.select_device("auto") == Device("cpu")
+    assert backend.describe_gpus() == []
+
+
+def test_a_gpu_that_computes_nonsense_is_not_used(fresh):
+    fake_cupy(fresh, total=7)
+    with pytest.raises(DeviceError, match="computes wrong results"):
+        backend.select_device("gpu")
+
+
+def test_a_gpu_that_is_not_there_is_named(fresh):
+    fake_cupy(fresh, count=2)
+    with pytest.raises(DeviceError, match="there is no GPU 2; this machine has 2"):
+        backend.select_device("gpu:2")
+
+
+def test_a_gpu_that_works_is_taken(fresh):
+    fake_cupy(fresh, count=2)
+    fresh.setitem(sys.modules, "minires.kernels.cuda", ModuleType("minires.kernels.cuda"))
+    assert backend.select_device("auto") == Device("gpu", 0)
+    assert str(backend.select_device("gpu:1")) == "gpu:1"
+    assert [gpu["name"] for gpu in backend.describe_gpus()] == ["gpu:0", "gpu:1"]
+    assert backend.describe_gpus()[0]["model"] == "Test GPU"
+
+
+@pytest.mark.parametrize("name", ["", "cuda", "gpu:x", "gpu:-1", "cpu:1", "auto:0", "GPU"])
+def test_a_device_that_means_nothing(name):
+    with pytest.raises(UsageError, match="use auto, cpu, gpu or gpu:1"):
+        backend.select_device(name)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_an_impossible_number_of_threads(threads):
+    with pytest.raises(UsageError, match=f"--threads {threads}: must be at least 1"):
+        backend.select_device("cpu", threads)
+
+
+def test_an_unknown_convolution():
+    with pytest.raises(UsageError, match="--conv fft: unknown; use auto or direct"):
+        backend.select_device("cpu", conv="fft")
+
+
+# --- arrays ---------------------------------------------------------------------------------
+
+
+def test_arrays_on_the_cpu_stay_where_they_are():
+    array = np.ones(3)
+    assert backend.array_module(array, None) is np
+    assert backend.to_host(array) is array
+    assert backend.to_device(array, backend.CPU) is array
+    backend.synchronize(backend.CPU)
+    assert str(backend.CPU) == "cpu"
+
+
+@pytest.mark.parametrize(
+    "dtype, wanted", [("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_accumulation_dtype(dtype, wanted):
+    assert backend.accumulation_dtype(dtype) == np.dtype(wanted)
+
+
+def test_weight_layouts_are_orders_of_the_axes():
+    assert sorted(backend.weight_layout(backend.CPU)) == [0, 1, 2, 3]
+    assert sorted(backend.weight_layout(Device("gpu"))) == [0, 1, 2, 3]
