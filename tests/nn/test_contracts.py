@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
-from minires import nn
+from minires import backend, nn
 from minires.errors import BackwardError, CheckpointError
 from minires.nn import Initializer
 
@@ -38,6 +40,18 @@ LAYERS = {
     "Bottleneck, B": (lambda i: nn.Bottleneck(4, 2, 2, shortcut="B", init=i), IMAGES),
     "Bottleneck, plain": (lambda i: nn.Bottleneck(4, 2, 2, plain=True, init=i), IMAGES),
 }
+
+
+@pytest.fixture(params=["reference", "kernels"], autouse=True)
+def implementation(request, monkeypatch):
+    """Everything here holds for the reference and for the kernels of the CPU alike."""
+    if request.param == "reference":
+        with backend.reference_only():
+            yield
+    else:
+        monkeypatch.setattr(backend.options, "threads", 2)
+        importlib.import_module("minires.kernels.cpu")
+        yield
 
 
 @pytest.fixture(params=LAYERS)
