@@ -90,7 +90,7 @@ def _mean_bias(right, grad_output, cache, need_grad_x=True):
     return grad_x, grad_weight, None if grad_bias is None else grad_bias / len(grad_output)
 
 
-@bug("Conv2d.backward", "the gradient of the bias is forgotten", "Conv2d:*")
+@bug("Conv2d.backward", "the gradient of the bias is forgotten", "Conv2d: bias")
 def _forgotten_bias(right, layer, grad_output):
     before = layer.bias.grad.copy()
     grad_x = right(layer, grad_output)
