@@ -187,7 +187,7 @@ def _overwritten_gradient(right, grad_output, cache):
     return grad_output, grad_weight, grad_bias
 
 
-# --- ReLU, pooling, dropout -----------------------------------------------------------------
+# --- ReLU, pooling, dropout, resizing -------------------------------------------------------
 
 
 @bug("relu_backward", "the mask is ignored", "relu:*")
@@ -239,6 +239,22 @@ def _unscaled_dropout(right, grad_output, cache):
 @bug("dropout_backward", "the mask is shifted by one", "dropout:*")
 def _other_mask(right, grad_output, cache):
     return right(grad_output, cache._replace(factor=np.roll(cache.factor, 1)))
+
+
+@bug("upsample_backward", "the copies are averaged instead of added", "upsample:*")
+def _averaged_copies(right, grad_output, cache):
+    return right(grad_output, cache) / cache.factor**2
+
+
+@bug("upsample_backward", "only the first of the copies counts", "upsample:*")
+def _first_copy(right, grad_output, cache):
+    return grad_output[:, :, :: cache.factor, :: cache.factor]
+
+
+@bug("flatten_backward", "the channels are taken for the last axis", "flatten:*")
+def _channels_last(right, grad_output, cache):
+    n, c, h, w = cache.x_shape
+    return grad_output.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
 
 # --- linear and loss ------------------------------------------------------------------------

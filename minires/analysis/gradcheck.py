@@ -275,7 +275,7 @@ def _every_element(problem: Problem, array: np.ndarray, grad_output: np.ndarray)
     for index in np.ndindex(array.shape):
         before = array[index]
         array[index] = before + STEP
-        above = problem.run()
+        above = problem.run().copy()  # it may be a view of the input
         array[index] = before - STEP
         below = problem.run()
         array[index] = before
@@ -296,7 +296,7 @@ def _along(
     for step in (STEP, -STEP):
         for name, d in direction.items():
             problem.inputs[name][...] = before[name] + step * d
-        outputs.append(problem.run())
+        outputs.append(problem.run().copy())
     for name, values in before.items():
         problem.inputs[name][...] = values
     above, below = outputs

@@ -15,6 +15,12 @@ from minires.functional.pooling import (
     max_pool2d_forward,
 )
 from minires.functional.relu import relu_backward, relu_forward
+from minires.functional.resizing import (
+    flatten_backward,
+    flatten_forward,
+    upsample_backward,
+    upsample_forward,
+)
 from minires.functional.shortcut import add, shortcut_a_backward, shortcut_a_forward
 
 __all__ = [
@@ -30,6 +36,8 @@ __all__ = [
     "cross_entropy_forward",
     "dropout_backward",
     "dropout_forward",
+    "flatten_backward",
+    "flatten_forward",
     "global_avg_pool_backward",
     "global_avg_pool_forward",
     "linear_backward",
@@ -41,4 +49,6 @@ __all__ = [
     "sgd_step",
     "shortcut_a_backward",
     "shortcut_a_forward",
+    "upsample_backward",
+    "upsample_forward",
 ]

@@ -45,6 +45,8 @@ PAIRS = {
         lambda: F.global_avg_pool_forward(a(2, 3, 5, 4)),
         F.global_avg_pool_backward,
     ),
+    "upsample": lambda a: (lambda: F.upsample_forward(a(2, 3, 5, 4), 2), F.upsample_backward),
+    "flatten": lambda a: (lambda: F.flatten_forward(a(2, 3, 5, 4)), F.flatten_backward),
     "linear": lambda a: (
         lambda: F.linear_forward(a(2, 3), a(4, 3), a(4)),
         F.linear_backward,
