@@ -277,7 +277,7 @@ def _every_element(problem: Problem, array: np.ndarray, grad_output: np.ndarray)
         array[index] = before + STEP
         above = problem.run().copy()  # it may be a view of the input
         array[index] = before - STEP
-        below = problem.run()
+        below = problem.run().copy()
         array[index] = before
         numeric[index] = (grad_output * (above - below)).sum() / (2 * STEP)
     return numeric
