@@ -1,7 +1,9 @@
 """From stored images to a batch that a network can read: gather, crop, flip, normalise.
 
-A training image is padded with black pixels on all sides and a window of the original size is cut
-out at a random place; half of the images are mirrored. Images stay uint8 until the last step.
+A training image is padded on all sides and a window of the original size is cut out at a random
+place; half of the images are mirrored. The padding has the mean colour, so that it is zero (within
+half a step of 256) once normalised, as in the paper, which subtracts the mean first. Images stay
+uint8 until the last step.
 
 Source: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", section 4.2.
 """
@@ -53,13 +55,13 @@ def augment_batch(
 
     images: uint8 (N, C, H, W); indices: int64 (B,), the images of the batch; table: float32
     (C, 256), see `normalization_table`; offsets: int64 (B, 2), down and right, where the window
-    starts in the image with `padding` black pixels on each side, None for no crop; flips: bool
-    (B,), None for no flip. Returns float32 (B, C, H, W).
+    starts in the image with `padding` pixels of the mean colour (`mean_color`) on each side, None
+    for no crop; flips: bool (B,), None for no flip. Returns float32 (B, C, H, W).
     """
     xp = array_module(images)
     batch = images[indices]
     if offsets is not None and padding:
-        batch = _crop(batch, offsets, padding)
+        batch = _crop(batch, offsets, padding, mean_color(table))
     if flips is not None:
         batch = xp.where(flips[:, None, None, None], batch[..., ::-1], batch)
     x = xp.empty(batch.shape, dtype=table.dtype)
@@ -68,11 +70,20 @@ def augment_batch(
     return x
 
 
-def _crop(batch: Array, offsets: Array, padding: int) -> Array:
+def mean_color(table: Array) -> Array:
+    """The stored value of each channel that `table` (C, 256) turns into the number nearest to 0.
+
+    Returns uint8 (C,).
+    """
+    return abs(table).argmin(axis=1).astype(np.uint8)
+
+
+def _crop(batch: Array, offsets: Array, padding: int, fill: Array) -> Array:
     """The window of the original size that starts at `offsets` in each padded image."""
     xp = array_module(batch)
     B, C, H, W = batch.shape
-    padded = xp.zeros((B, C, H + 2 * padding, W + 2 * padding), dtype=batch.dtype)
+    padded = xp.empty((B, C, H + 2 * padding, W + 2 * padding), dtype=batch.dtype)
+    padded[...] = fill[:, None, None]
     padded[:, :, padding : padding + H, padding : padding + W] = batch
     windows = xp.lib.stride_tricks.sliding_window_view(padded, (H, W), axis=(2, 3))
     return windows[xp.arange(B), :, offsets[:, 0], offsets[:, 1]]

@@ -12,9 +12,15 @@ TABLE = normalization_table(MEAN, STD)
 
 
 def one_image(image, down, right, flip, padding) -> np.ndarray:
-    """The definition, for one image: pad with black, cut, mirror, normalise in float64."""
+    """The definition, for one image: pad with the mean, cut, mirror, normalise in float64."""
     height, width = image.shape[1:]
-    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    edge = (padding, padding)
+    padded = np.stack(
+        [
+            np.pad(channel, (edge, edge), constant_values=round(255 * mean))
+            for channel, mean in zip(image, MEAN, strict=True)
+        ]
+    )
     window = padded[:, down : down + height, right : right + width]
     if flip:
         window = np.flip(window, axis=2)
@@ -37,6 +43,12 @@ def test_against_a_loop_over_images(shape, padding):
         expected = one_image(images[index], *offsets[b], flips[b], padding)
         np.testing.assert_allclose(x[b], expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(images, before)
+
+
+def test_padding_is_zero_after_normalisation_within_half_a_step():
+    images = np.zeros((1, 3, 4, 4), dtype=np.uint8)
+    x = augment_batch(images, np.array([0]), TABLE, np.array([[0, 0]]), padding=4)
+    assert (np.abs(x).max(axis=(0, 2, 3)) <= 0.5 / 255 / np.array(STD)).all()
 
 
 def test_without_augmentation_the_images_are_normalised_alone():
