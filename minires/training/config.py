@@ -63,7 +63,7 @@ class TrainConfig:
     momentum: float = _option(0.9, "Momentum of SGD.", low=0.0, high=0.9999)
     nesterov: bool = _option(True, "Nesterov's form of momentum.")
     weight_decay: float = _option(5e-4, "Weight decay, added to the gradient.", low=0.0)
-    decay_all: bool = _option(False, "Decay batch norm and biases too.")
+    decay_all: bool = _option(True, "Decay batch norm and biases too, as PyTorch does.")
     schedule: str = _option("one-cycle", "Course of the learning rate.", choices=SCHEDULES)
     warmup: float | None = _option(
         None,
