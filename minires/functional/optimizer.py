@@ -146,6 +146,7 @@ def rmsprop_step(
             _move_towards(m, g, 1 - alpha, root)
             array_module(m).multiply(m, m, out=root)
             array_module(m).subtract(s, root, out=root)
+            array_module(m).maximum(root, 0, out=root)  # rounding may leave less than nothing
             _root(root, root)
         else:
             _root(s, root)
