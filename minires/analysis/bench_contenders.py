@@ -1,9 +1,8 @@
 """What the benchmark lets run against each other: minires in its variants, PyTorch in its layouts.
 
 All contenders of one run start from the same weights and get the same batch. A training step is
-forward, loss, backward and the update (SGD with momentum 0.9, Nesterov, weight decay 5e-4 on the
-weights but not on biases and batch norms), with the gradients reset; inference is a forward pass in
-evaluation mode.
+forward, loss, backward and the update (SGD with momentum 0.9, Nesterov, weight decay 5e-4 on all
+parameters), with the gradients reset; inference is a forward pass in evaluation mode.
 """
 
 from __future__ import annotations
@@ -74,7 +73,13 @@ class MiniresContender(Contender):
         self.device, self.loops = device, loops
         self.model = build(**spec, device=device)
         self.loss = CrossEntropyLoss()
-        self.optimizer = SGD(self.model.named_parameters(), MOMENTUM, True, WEIGHT_DECAY)
+        self.optimizer = SGD(
+            self.model.named_parameters(),
+            momentum=MOMENTUM,
+            nesterov=True,
+            weight_decay=WEIGHT_DECAY,
+            decay_all=True,
+        )
         self.images, self.labels = (to_device(array, device) for array in batch)
         self._training = True
 
@@ -184,14 +189,16 @@ def torch_twin(model: Any) -> Any:
 
 def _torch_sgd(torch: Any, model: Any) -> Any:
     """PyTorch's SGD with this benchmark's settings, in its fastest form."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}]
-    settings = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "nesterov": True}
+    settings = {
+        "lr": LEARNING_RATE,
+        "momentum": MOMENTUM,
+        "nesterov": True,
+        "weight_decay": WEIGHT_DECAY,
+    }
     try:
-        return torch.optim.SGD(groups, **settings, fused=True)
+        return torch.optim.SGD(model.parameters(), **settings, fused=True)
     except (TypeError, RuntimeError):
-        return torch.optim.SGD(groups, **settings)
+        return torch.optim.SGD(model.parameters(), **settings)
 
 
 def available_loops(device: Device, wanted: str = "auto") -> list[str | None]:
