@@ -22,6 +22,7 @@ from minires.spelling import nearest
 COMMANDS = {
     "train": ("minires.cli.train", "Train a network, or continue a run with --resume."),
     "evaluate": ("minires.cli.evaluate", "Measure a run: accuracy, loss, each class."),
+    "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
     "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
     "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
     "download": ("minires.cli.download", "Fetch CIFAR-10 or CIFAR-100, or unpack an archive."),

@@ -1,0 +1,295 @@
+"""The benchmark on tiny networks: what it checks, counts and reports; never how fast it is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from minires import backend
+from minires.analysis import bench_machine, bench_run
+from minires.analysis.bench_contenders import (
+    LAYOUTS,
+    TRAINING,
+    MiniresContender,
+    TorchContender,
+    random_batch,
+)
+from minires.analysis.bench_data import data_path
+from minires.analysis.bench_memory import PeakMeter, peak_memory
+from minires.analysis.bench_operations import operation_shares
+from minires.analysis.bench_run import BenchConfig, flops_per_image, run_benchmark
+from minires.backend import CPU
+from minires.cli.bench import command
+from minires.errors import MiniresError, UsageError
+from minires.models import build
+
+SMALL = {"model": "resnet8", "batch_size": 4, "device": "cpu", "threads": 2, "rounds": 1}
+
+
+@pytest.fixture(autouse=True)
+def small_and_restored(monkeypatch):
+    """Small matrix products for the peak; the kernels' options and loops as they were before."""
+    monkeypatch.setattr(bench_machine, "GEMM_SIZES", (32,))
+    monkeypatch.setattr(backend.options, "threads", backend.options.threads)
+    monkeypatch.setattr(backend.options, "conv", backend.options.conv)
+    backend.select_device("cpu", 2)
+    yield
+    backend.reset_fallback_counts()
+
+
+def quiet(line: str) -> None:
+    """Nobody is told."""
+
+
+def run(**settings) -> dict:
+    return run_benchmark(BenchConfig(**{**SMALL, "memory": False, **settings}), quiet)
+
+
+def cli(*options: str):
+    arguments = ["--depth", "8", "--batch-size", "4", "--device", "cpu", "--rounds", "1"]
+    return CliRunner().invoke(command, [*arguments, *options], standalone_mode=False)
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def test_json_holds_the_promised_keys(monkeypatch):
+    monkeypatch.setattr(bench_run, "data_path", functools.partial(data_path, images=64))
+    result = cli("--threads", "2", "--no-memory", "--data", "--json")
+    assert result.exception is None
+    report = json.loads(result.stdout)
+    assert {"machine", "checks", "results", "operations", "fallbacks", "data"} <= set(report)
+    assert {"cpu", "cores", "threads", "numpy", "torch"} <= set(report["machine"])
+    for row in report["results"]:
+        assert {
+            "name",
+            "model",
+            "mode",
+            "images_per_second",
+            "ratio_to_torch",
+            "peak_memory_bytes",
+        } <= set(row)
+        assert row["model"] == "resnet8" and row["images_per_second"] > 0
+    assert {row["mode"] for row in report["results"]} == {"training", "inference"}
+    assert 0 < report["data"]["share_of_epoch"] < 1
+    assert all(check["passed"] for found in report["checks"].values() for check in found)
+
+
+def test_without_torch_the_own_part_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = run(against="torch", inference=False, loops="numpy")
+    assert [row["name"] for row in report["results"]] == ["minires-numpy"]
+    assert report["results"][0]["ratio_to_torch"] is None
+    assert any("PyTorch is not installed" in note for note in report["notes"])
+
+
+def test_torch_runs_in_both_layouts_and_the_best_is_the_measure():
+    pytest.importorskip("torch")
+    report = run(against="torch", loops="numpy", rounds=3, threads=1)
+    for mode in ("training", "inference"):
+        rows = {row["name"]: row for row in report["results"] if row["mode"] == mode}
+        assert set(rows) == {"minires-numpy", "torch-nchw", "torch-channels_last"}
+        best = max(
+            (row for name, row in rows.items() if name.startswith("torch")),
+            key=lambda row: row["images_per_second"],
+        )
+        assert best["ratio_to_torch"] == 1.0
+        ours = rows["minires-numpy"]
+        pairs = zip(best["seconds"], ours["seconds"], strict=True)
+        assert ours["ratio_to_torch"] == pytest.approx(np.median([b / a for b, a in pairs]))
+
+
+def test_a_torch_compile_that_fails_is_noted_and_left_out(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def broken(model):
+        def call(x):
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    report = run(against="torch", compile=True, loops="numpy", inference=False, threads=1)
+    assert not any("compile" in row["name"] for row in report["results"])
+    assert sum("RuntimeError: no C++ compiler" in note for note in report["notes"]) == 2
+
+
+def test_both_loops_run_where_numba_is_and_the_choice_is_put_back():
+    from minires.kernels.cpu import loops
+
+    before = loops.compiled_in_use()
+    expected = {"minires-numpy"} | ({"minires-numba"} if loops.why_not_compiled is None else set())
+    report = run(inference=False)
+    assert {row["name"] for row in report["results"]} == expected == set(report["operations"])
+    assert loops.compiled_in_use() == before
+
+
+def test_numba_that_is_not_there_is_a_usage_error(monkeypatch):
+    from minires.kernels.cpu import loops
+
+    monkeypatch.setattr(loops, "why_not_compiled", "not installed (numba)")
+    with pytest.raises(UsageError, match="--loops numba: not installed"):
+        run(loops="numba")
+
+
+def test_the_tables_are_printed():
+    result = cli("--no-memory", "--loops", "numpy")
+    assert result.exception is None
+    for text in ("training", "inference", "images/s", "conv_bn_relu_backward", "checked against"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "resnet20"], "give one of them"),
+        (["--picture", "a.png"], "belongs to --ladder"),
+        (["--ladder", "--picture", "a.doc"], "must end in"),
+        (["--threads", "0"], "--threads 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    result = cli(*options)
+    assert isinstance(result.exception, UsageError) and message in str(result.exception)
+
+
+# --- strictness and checks ------------------------------------------------------------------
+
+
+def test_strict_passes_where_no_kernel_declines():
+    assert run(strict=True, inference=False)["fallbacks"] == {}
+
+
+def test_strict_fails_when_a_kernel_declines(monkeypatch):
+    monkeypatch.setitem(backend._kernels, ("add", "cpu"), lambda a, b: NotImplemented)
+    assert run(inference=False, loops="numpy")["fallbacks"]["add"] > 0
+    with pytest.raises(MiniresError, match="--strict: .* add [0-9]+ times") as caught:
+        run(strict=True)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["conv_bn_relu_forward", "conv_bn_relu_backward", "add"])
+def test_a_wrong_kernel_is_named_and_nothing_is_timed(monkeypatch, name):
+    right = backend._kernels[name, "cpu"]
+
+    def slightly_wrong(*args, **kwargs):
+        result = right(*args, **kwargs)
+        first = result[0] if isinstance(result, tuple) else result
+        if first is not None:
+            first *= np.float32(1.001)
+        return result
+
+    monkeypatch.setitem(backend._kernels, (name, "cpu"), slightly_wrong)
+    monkeypatch.setattr(bench_run, "time_contenders", None)
+    with pytest.raises(MiniresError, match=f"disagree with the reference in {name}"):
+        run(loops="numpy")
+
+
+def test_a_kernel_that_writes_into_its_input_is_caught(monkeypatch):
+    right = backend._kernels["add", "cpu"]
+
+    def careless(a, b):
+        y = right(a, b)
+        a += 1
+        return y
+
+    monkeypatch.setitem(backend._kernels, ("add", "cpu"), careless)
+    with pytest.raises(MiniresError, match="in add"):
+        run(loops="numpy")
+
+
+def test_all_contenders_take_the_same_steps():
+    torch = pytest.importorskip("torch")
+    spec, batch = build("resnet8").spec, random_batch(4)
+    ours = MiniresContender(spec, batch, CPU, "numpy")
+    twins = [TorchContender(spec, batch, CPU, 1, layout) for layout in LAYOUTS]
+    for contender in (ours, *twins):
+        contender.prepare(TRAINING)
+        for _ in range(3):
+            contender.run()
+    state = ours.model.state_dict()
+    for twin in twins:
+        for name, values in twin.model.state_dict().items():
+            np.testing.assert_allclose(state[name], values.numpy(), rtol=1e-3, atol=1e-4)
+    assert torch.get_num_threads() == 1
+
+
+# --- what it counts -------------------------------------------------------------------------
+
+
+def test_work_of_resnet20():
+    """ResNet-20 with 32x32 images is known for 41 million multiply-adds."""
+    flops = flops_per_image(build("resnet20").spec)
+    assert flops["inference"] == pytest.approx(2 * 40.55e6, rel=0.01)
+    first = 2 * 32 * 32 * 27 * 16
+    assert flops["training"] == 3 * flops["inference"] - first
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_shares_of_operations_add_up(reference):
+    contender = MiniresContender(build("resnet8").spec, random_batch(2), CPU, "numpy")
+    if reference:
+        with backend.reference_only():
+            shares = operation_shares(contender)
+    else:
+        shares = operation_shares(contender)
+    assert sum(row["share"] for row in shares["operations"]) == pytest.approx(1)
+    rows = {row["operation"]: row for row in shares["operations"]}
+    assert rows["sgd_step"]["calls"] == 1
+    assert rows["conv_bn_relu_forward"]["calls"] == 7
+    assert ("conv2d_forward" in rows) == reference
+
+
+def test_convolutions_are_told_apart_and_their_work_is_counted():
+    contender = MiniresContender(build("resnet8").spec, random_batch(2), CPU, "numpy")
+    rows = {
+        (row["operation"], row["geometry"]): row
+        for row in operation_shares(contender)["convolutions"]
+    }
+    row = rows["conv_bn_relu_backward", "3x3/2 16>32 at 32x32"]
+    assert row["flops_per_second"] * row["seconds"] == pytest.approx(
+        2 * 2 * (2 * 16 * 16 * 32 * 16 * 9)
+    )
+    stem = rows["conv_bn_relu_backward", "3x3 3>16 at 32x32"]  # without the pixels' gradient
+    assert stem["flops_per_second"] * stem["seconds"] == pytest.approx(2 * 2 * 32 * 32 * 16 * 27)
+    assert rows["conv_bn_relu_forward", "3x3 16>16 at 32x32"]["calls"] == 2
+
+
+def test_data_path_share():
+    data = data_path(16, CPU, train_seconds_per_image=1.0, say=quiet, images=64)
+    assert data["share_of_epoch"] == pytest.approx(
+        data["seconds_per_image"] / (1 + data["seconds_per_image"])
+    )
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_peak_meter_sees_memory_that_is_gone():
+    meter = PeakMeter()
+    block = np.ones(64 * 2**20 // 8)
+    del block
+    peak = meter.peak()
+    if peak is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 60 * 2**20 < peak < 120 * 2**20
+
+
+def test_a_child_weighs_a_training_step():
+    spec = build("resnet8").spec
+    small, large = (peak_memory("minires-numpy", spec, TRAINING, n, 1, "auto") for n in (2, 64))
+    if small is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    # 7 units keep two activations each: 32 x 32 x 16 floats in the first stage, and half and a
+    # quarter as much in the next.
+    activations = 2 * 62 * 4 * 32 * 32 * 16 * (3 + 2 / 2 + 2 / 4)
+    assert large - small > 0.8 * activations
+
+
+def test_a_contender_that_cannot_run_weighs_nothing():
+    assert peak_memory("torch-nowhere", build("resnet8").spec, TRAINING, 1, 1, "auto") is None
