@@ -15,11 +15,18 @@ from minires.training.config import FIELDS, TrainConfig, chosen_values, option_n
 
 GROUPS = {
     "Run": ("recipe", "config_file", "run_dir", "resume_path"),
-    "Data": ("dataset", "data_dir", "limit", "val_split", "augment", "crop_padding", "flip"),
+    "Data": (
+        *("dataset", "data_dir", "limit", "val_split", "augment", "crop_padding", "flip"),
+        *("color_jitter", "cutout", "mixup", "cutmix", "mix_share", "tta"),
+    ),
     "Model": ("depth", "model", "width", "plain", "shortcut", "zero_init_residual", "dropout"),
     "Optimisation": (
-        *("epochs", "batch_size", "lr", "schedule", "warmup", "milestones", "gamma"),
-        *("momentum", "nesterov", "weight_decay", "decay_all", "label_smoothing"),
+        *("epochs", "patience", "batch_size", "lr", "body_lr_factor"),
+        *("schedule", "warmup", "milestones", "gamma", "cycle_momentum", "cycle_shape"),
+        *("cycles", "cycle_growth", "plateau_patience"),
+        *("optimizer", "momentum", "nesterov", "beta1", "beta2", "eps"),
+        *("rms_alpha", "rms_momentum", "rms_centered", "weight_decay", "decay_all"),
+        *("clip_norm", "clip_value", "ema", "label_smoothing"),
     ),
     "Machine and output": (
         *("seed", "device", "threads", "conv", "save_every", "log_every", "eval_batch_size"),

@@ -17,8 +17,10 @@ from typing import Any
 from minires.errors import CheckpointError, UsageError
 from minires.spelling import nearest
 
+CYCLE_SHAPES = ("cosine", "linear")
 DATASETS = ("cifar10", "cifar100", "shapes")
-SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+SCHEDULES = ("constant", "step", "cosine", "one-cycle", "cosine-restarts", "plateau")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -60,8 +62,18 @@ class TrainConfig:
     epochs: int = _option(20, "Passes over the training images.", low=1)
     batch_size: int = _option(128, "Images per step.", low=1)
     lr: float = _option(0.2, "Learning rate per step; the peak of the schedule.", above=0.0)
+    body_lr_factor: float = _option(
+        1.0, "Factor on the rate of all layers but the last, as for a pretrained body.", low=0.0
+    )
+    optimizer: str = _option("sgd", "How gradients become updates.", choices=OPTIMIZERS)
     momentum: float = _option(0.9, "Momentum of SGD.", low=0.0, high=0.9999)
     nesterov: bool = _option(True, "Nesterov's form of momentum.")
+    beta1: float = _option(0.9, "Adam: share of the old mean.", low=0.0, high=0.9999)
+    beta2: float = _option(0.999, "Adam: share of the old mean square.", low=0.0, high=0.999999)
+    eps: float = _option(1e-8, "Adam and RMSprop: added to the divisor.", low=0.0)
+    rms_alpha: float = _option(0.99, "RMSprop: share of the old mean square.", low=0.0, high=0.9999)
+    rms_momentum: float = _option(0.0, "RMSprop: momentum.", low=0.0, high=0.9999)
+    rms_centered: bool = _option(False, "RMSprop: divide by the deviation from the mean.")
     weight_decay: float = _option(5e-4, "Weight decay, added to the gradient.", low=0.0)
     decay_all: bool = _option(True, "Decay batch norm and biases too, as PyTorch does.")
     schedule: str = _option("one-cycle", "Course of the learning rate.", choices=SCHEDULES)
@@ -76,11 +88,52 @@ class TrainConfig:
     milestones: tuple[float, ...] = _option(
         (0.5, 0.75), "Step schedule: where the rate drops, as shares of all steps.", kind=tuple
     )
-    gamma: float = _option(0.1, "Step schedule: factor of each drop.", above=0.0, high=1.0)
+    gamma: float = _option(
+        0.1, "Step and plateau schedules: factor of each drop.", above=0.0, high=1.0
+    )
+    cycle_momentum: bool = _option(
+        False, "One-cycle: the momentum goes from 0.95 to 0.85 and back, against the rate."
+    )
+    cycle_shape: str = _option(
+        "cosine", "One-cycle: half cosines, or the three lines of the paper.", choices=CYCLE_SHAPES
+    )
+    cycles: int = _option(3, "Cosine with restarts: how many falls.", low=1, high=1000)
+    cycle_growth: float = _option(
+        2.0, "Cosine with restarts: length of a fall by that before.", low=1.0, high=100.0
+    )
+    plateau_patience: int = _option(
+        5, "Plateau schedule: epochs without a lower validation loss before a drop.", low=0
+    )
+    clip_norm: float = _option(0.0, "Largest norm of all gradients together; 0: any.", low=0.0)
+    clip_value: float = _option(0.0, "Largest component of a gradient; 0: any.", low=0.0)
+    ema: float = _option(
+        0.0,
+        "Average the weights, keeping this share of the average in each step; 0: do not.",
+        low=0.0,
+        high=0.999999,
+    )
+    patience: int = _option(
+        0, "Stop after so many epochs without a better validation; 0: never.", low=0
+    )
     label_smoothing: float = _option(0.0, "Label smoothing.", low=0.0, high=0.99)
     augment: bool = _option(True, "Crop and flip the training images at random.")
     crop_padding: int = _option(4, "Pixels added on each side before the crop.", low=0, high=16)
     flip: bool = _option(True, "Mirror half of the images.")
+    color_jitter: float = _option(
+        0.0, "Brightness and contrast vary by up to this share; 0: not.", low=0.0, high=1.0
+    )
+    cutout: int = _option(
+        0, "Side of a square of the mean colour, in pixels; 0: none.", low=0, high=64
+    )
+    mixup: float = _option(
+        0.0, "Blend pairs of images, shares from Beta(this, this); 0: not.", low=0.0, high=100.0
+    )
+    cutmix: float = _option(
+        0.0, "Paste a part of another image, shares from Beta(this, this); 0: not.", low=0.0,
+        high=100.0,
+    )  # fmt: skip
+    mix_share: float = _option(1.0, "Share of images that mixup or cutmix take.", low=0.0, high=1.0)
+    tta: bool = _option(False, "Validate and test on the mean of an image and its mirror.")
     val_split: float = _option(
         0.1, "Training images held out: a share below 1, else a count; 0: none.", low=0.0
     )
@@ -107,6 +160,17 @@ class TrainConfig:
         same_result=True,
         shown="as --batch-size",
     )
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for values that do not go together."""
+        if self.cycle_momentum and self.schedule != "one-cycle":
+            raise UsageError("--cycle-momentum: only goes with --schedule one-cycle")
+        if self.cycle_momentum and self.optimizer == "rmsprop":
+            raise UsageError("--cycle-momentum: only goes with sgd, adam and adamw")
+        if self.val_split == 0 and self.schedule == "plateau":
+            raise UsageError("--schedule plateau: needs a validation, --val-split 0 leaves none")
+        if self.val_split == 0 and self.patience:
+            raise UsageError("--patience: needs a validation, --val-split 0 leaves none")
 
     @property
     def model_options(self) -> dict[str, Any]:
