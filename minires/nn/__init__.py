@@ -2,21 +2,25 @@
 
 from minires.nn.initialization import Initializer
 from minires.nn.layers import (
+    BatchNorm1d,
     BatchNorm2d,
     Conv2d,
     CrossEntropyLoss,
     Dropout,
+    Flatten,
     GlobalAvgPool,
     Linear,
     MaxPool2d,
     ReLU,
     Sequential,
+    Upsample,
 )
 from minires.nn.module import Buffer, Module, Parameter, observe
 from minires.nn.residual import BasicBlock, Bottleneck, ConvBNReLU, Projection, ShortcutA
 
 __all__ = [
     "BasicBlock",
+    "BatchNorm1d",
     "BatchNorm2d",
     "Bottleneck",
     "Buffer",
@@ -24,6 +28,7 @@ __all__ = [
     "ConvBNReLU",
     "CrossEntropyLoss",
     "Dropout",
+    "Flatten",
     "GlobalAvgPool",
     "Initializer",
     "Linear",
@@ -34,5 +39,6 @@ __all__ = [
     "ReLU",
     "Sequential",
     "ShortcutA",
+    "Upsample",
     "observe",
 ]

@@ -89,7 +89,7 @@ class BatchNorm2d(Module):
     """Batch normalisation, `functional.batch_norm`: weight (gamma), bias (beta), running buffers.
 
     `momentum` is the share of the new batch in the running statistics; `eps` is added to the
-    variance.
+    variance. With frozen parameters the running statistics are used in training too, and kept.
     """
 
     def __init__(
@@ -103,9 +103,14 @@ class BatchNorm2d(Module):
         self.running_var = Buffer(init.constant((channels,), 1.0))
         self.num_batches_tracked = Buffer(np.zeros((), dtype=np.int64))
 
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether the next forward pass takes the batch's statistics, not the running ones."""
+        return self.training and not (self.weight.frozen and self.bias.frozen)
+
     def forward(self, x: Array) -> Array:
         check_images(self, x, self.channels)
-        if self.training:
+        if self.uses_batch_statistics:
             self.num_batches_tracked.data += 1
         y, cache = F.batch_norm_forward(
             x,
@@ -113,7 +118,7 @@ class BatchNorm2d(Module):
             self.bias.data,
             self.running_mean.data,
             self.running_var.data,
-            self.training,
+            self.uses_batch_statistics,
             self.momentum,
             self.eps,
         )
@@ -125,6 +130,18 @@ class BatchNorm2d(Module):
         self.weight.accumulate(grad_weight)
         self.bias.accumulate(grad_bias)
         return grad_x
+
+
+class BatchNorm1d(BatchNorm2d):
+    """Batch normalisation of vectors (N, C): `BatchNorm2d` on images of one pixel."""
+
+    def forward(self, x: Array) -> Array:
+        if x.ndim != 2 or x.shape[1] != self.channels:
+            raise ShapeError(f"BatchNorm1d expects (N, {self.channels}), got {tuple(x.shape)}")
+        return super().forward(x[:, :, None, None])[:, :, 0, 0]
+
+    def backward(self, grad_output: Array) -> Array:
+        return super().backward(grad_output[:, :, None, None])[:, :, 0, 0]
 
 
 class ReLU(Module):
@@ -171,6 +188,37 @@ class GlobalAvgPool(Module):
 
     def backward(self, grad_output: Array) -> Array:
         return F.global_avg_pool_backward(grad_output, self._take())
+
+
+class Upsample(Module):
+    """Each pixel as a square of `factor` x `factor`, `functional.resizing`."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        if factor < 1:
+            raise UsageError(f"upsampling factor {factor}: must be at least 1")
+        self.factor = factor
+
+    def forward(self, x: Array) -> Array:
+        check_images(self, x)
+        y, cache = F.upsample_forward(x, self.factor)
+        self._store(cache)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        return F.upsample_backward(grad_output, self._take())
+
+
+class Flatten(Module):
+    """Each image as one vector, (N, ...) to (N, C H W), `functional.resizing`."""
+
+    def forward(self, x: Array) -> Array:
+        y, cache = F.flatten_forward(x)
+        self._store(cache)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        return F.flatten_backward(grad_output, self._take())
 
 
 class Linear(Module):

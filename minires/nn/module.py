@@ -20,12 +20,14 @@ class Parameter:
     """An array that is trained, with its gradient.
 
     `data` and `grad` have the same shape and dtype. `decay` says whether weight decay applies by
-    default: yes for weights, no for biases and for the scale and shift of batch norm.
+    default: yes for weights, no for biases and for the scale and shift of batch norm. A `frozen`
+    parameter keeps its values: its gradient stays zero and no optimizer should be given it.
     """
 
     def __init__(self, data: Array, decay: bool = True) -> None:
         self.data = data
         self.decay = decay
+        self.frozen = False
         self._grad: Array | None = None
         self._grad_is_zero = True
 
@@ -40,7 +42,9 @@ class Parameter:
         return self._grad
 
     def accumulate(self, grad: Array) -> None:
-        """Add `grad`, an array of the parameter's shape, to the gradient."""
+        """Add `grad`, an array of the parameter's shape, to the gradient (not of a frozen one)."""
+        if self.frozen:
+            return
         if self._grad is None or not self._grad_is_zero:
             self.grad[...] += grad
         else:
@@ -84,6 +88,7 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
+        self.stays_in_evaluation = False
         self._cache: Any = None
         self._observer: Callable[[Array, Array], None] | None = None
 
@@ -143,6 +148,10 @@ class Module:
         """All parameters with their names."""
         return self._named(Parameter)
 
+    def trainable_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters that are not frozen, with their names: what an optimizer is given."""
+        return ((name, p) for name, p in self.named_parameters() if not p.frozen)
+
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """All buffers with their names."""
         return self._named(Buffer)
@@ -150,9 +159,12 @@ class Module:
     # --- modes ------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode: batch statistics, dropout, caches. Returns the module."""
+        """Training mode: batch statistics, dropout, caches. Returns the module.
+
+        Modules with `stays_in_evaluation` set do: nothing in front of them is trained.
+        """
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.stays_in_evaluation
             module._cache = None
         return self
 

@@ -38,7 +38,7 @@ class ConvBNReLU(Module):
             return self._forward_one_by_one(x, shortcut)
         self.conv.check(x)
         bn = self.batch_norm
-        if bn.training:
+        if bn.uses_batch_statistics:
             bn.num_batches_tracked.data += 1
         y, cache = F.conv_bn_relu_forward(
             x,
@@ -51,7 +51,7 @@ class ConvBNReLU(Module):
             stride=self.conv.stride,
             padding=self.conv.padding,
             relu=self.relu is not None,
-            training=bn.training,
+            training=bn.uses_batch_statistics,
             momentum=bn.momentum,
             eps=bn.eps,
         )

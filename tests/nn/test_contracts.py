@@ -16,9 +16,12 @@ IMAGES = (2, 4, 6, 5)
 LAYERS = {
     "Conv2d": (lambda i: nn.Conv2d(4, 3, 3, 2, 1, bias=True, init=i), IMAGES),
     "BatchNorm2d": (lambda i: nn.BatchNorm2d(4, init=i), IMAGES),
+    "BatchNorm1d": (lambda i: nn.BatchNorm1d(4, init=i), (3, 4)),
     "ReLU": (lambda i: nn.ReLU(), IMAGES),
     "MaxPool2d": (lambda i: nn.MaxPool2d(2), IMAGES),
     "GlobalAvgPool": (lambda i: nn.GlobalAvgPool(), IMAGES),
+    "Upsample": (lambda i: nn.Upsample(2), IMAGES),
+    "Flatten": (lambda i: nn.Flatten(), IMAGES),
     "Linear": (lambda i: nn.Linear(4, 3, init=i), (2, 4)),
     "Dropout": (lambda i: nn.Dropout(0.5), IMAGES),
     "ShortcutA": (lambda i: nn.ShortcutA(8, 2), IMAGES),

@@ -20,6 +20,9 @@ WRONG_SHAPES = [
     (lambda: nn.Conv2d(3, 4, 3, init=INIT), zeros(1, 3, 2, 8), r"at least 3x3 pixels, got"),
     (lambda: nn.Conv2d(3, 4, 5, 1, 1, init=INIT), zeros(1, 3, 2, 8), r"at least 3x3 pixels"),
     (lambda: nn.BatchNorm2d(3, init=INIT), zeros(2, 4, 8, 8), r"BatchNorm2d expects \(N, 3, H"),
+    (lambda: nn.BatchNorm1d(3, init=INIT), zeros(2, 4), r"BatchNorm1d expects \(N, 3\), got"),
+    (lambda: nn.BatchNorm1d(3, init=INIT), zeros(2, 3, 1, 1), r"got \(2, 3, 1, 1\)"),
+    (lambda: nn.Upsample(2), zeros(2, 4), r"Upsample expects \(N, C, H, W\), got \(2, 4\)"),
     (lambda: nn.MaxPool2d(2), zeros(2, 4), r"MaxPool2d expects \(N, C, H, W\), got \(2, 4\)"),
     (lambda: nn.MaxPool2d(3), zeros(2, 4, 2, 5), r"at least 3x3 pixels, got \(2, 4, 2, 5\)"),
     (lambda: nn.GlobalAvgPool(), zeros(2, 4), r"GlobalAvgPool expects \(N, C, H, W\)"),
@@ -48,6 +51,11 @@ def test_an_impossible_dropout_is_refused(p):
         nn.Dropout(p)
 
 
+def test_a_factor_of_zero_is_refused():
+    with pytest.raises(UsageError, match="upsampling factor 0"):
+        nn.Upsample(0)
+
+
 def test_padding_that_fills_a_window_is_refused():
     with pytest.raises(UsageError, match="padding 2"):
         nn.MaxPool2d(3, 2, 2)
@@ -73,6 +81,22 @@ def test_batch_norm_counts_training_batches_alone():
     norm.eval().forward(x)
     assert norm.state_dict()["num_batches_tracked"] == 2
     np.testing.assert_allclose(norm.running_mean.data, 0.19 * x.mean(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_a_frozen_batch_norm_uses_and_keeps_its_running_statistics():
+    norm = nn.BatchNorm2d(3, init=INIT)
+    x = np.random.default_rng(0).normal(2, 3, size=(2, 3, 4, 4)).astype(np.float32)
+    norm.forward(x)
+    before = {name: array.tobytes() for name, array in norm.state_dict().items()}
+    wanted = norm.eval().forward(x)
+    norm.train()
+    norm.weight.frozen = norm.bias.frozen = True
+    np.testing.assert_array_equal(norm.forward(x), wanted)
+    grad_x = norm.backward(np.ones_like(x))
+    inv_std = (norm.running_var.data + norm.eps) ** -0.5
+    np.testing.assert_allclose(grad_x, np.broadcast_to(inv_std[:, None, None], x.shape), rtol=1e-6)
+    assert {name: array.tobytes() for name, array in norm.state_dict().items()} == before
+    assert not norm.weight.grad.any() and not norm.bias.grad.any()
 
 
 def test_dropout_is_the_identity_in_evaluation_and_moves_with_the_step():
