@@ -97,14 +97,25 @@ def test_impossible_depths(depth):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(name="resent20"), "unknown model; did you mean resnet20"),
-        (dict(name="vgg"), "unknown model; known: resnet8"),
+        (dict(name="resent20"), "unknown model; did you mean 'resnet20'"),
+        (dict(name="vgg"), "unknown model; did you mean 'vgg16'"),
+        (dict(name="transformer"), "unknown model; use one of: resnet8, "),
         (dict(name="resnet21"), "no such ResNet"),
         (dict(name="resnet20", num_classes=1), "--num-classes 1"),
         (dict(name="resnet20", shortcut="C"), "--shortcut C"),
         (dict(name="resnet20", width=0), "--width 0"),
         (dict(name="resnet20", width=float("nan")), "--width nan"),
         (dict(name="resnet20", dropout=1.0), "dropout 1.0"),
+        (dict(name="resnet20", head_dropout=1.0), "dropout 1.0"),
+        (dict(name="resnet20", blocks=(3, 0, 3)), "--blocks 3,0,3: must be 1 to 8 whole numbers"),
+        (dict(name="resnet20", blocks=()), "--blocks : must be"),
+        (dict(name="resnet20", blocks=(1,) * 9), "must be 1 to 8 whole numbers"),
+        (dict(name="cnn", blocks=(1,) * 6), "6 stages; 32x32 images can be halved 5 times"),
+        (dict(name="resnet20", stem="vgg"), "--stem vgg: unknown; use cifar or imagenet"),
+        (dict(name="resnet20", upsample=0), "--upsample 0: must be a whole number from 1 to 16"),
+        (dict(name="vgg16", shortcut="A"), "--shortcut: vgg16 has no such option; it has --width"),
+        (dict(name="resnet9", blocks=(1, 2)), "--blocks: resnet9 has no such option"),
+        (dict(name="cnn", plain=True), "--plain: cnn has no such option"),
     ],
 )
 def test_impossible_arguments(arguments, message):
@@ -117,10 +128,28 @@ def test_every_listed_name_builds(name):
     assert build(name, width=1 / 64).spec["name"] == name
 
 
-def test_the_spec_rebuilds_the_model():
-    model = build("resnet8", 5, 3, width=0.5, zero_init_residual=True, dropout=0.1, shortcut="B")
+def test_an_argument_that_does_not_exist_is_refused():
+    with pytest.raises(TypeError, match="colour"):
+        build("resnet8", colour="red")
+
+
+RESNET_OPTIONS = dict(zero_init_residual=True, shortcut="B", stem="imagenet", upsample=2)
+REBUILT = {
+    "resnet8": RESNET_OPTIONS | dict(blocks=(1, 2)),
+    "resnet50-transfer": RESNET_OPTIONS | dict(width=0.125, blocks=[1, 1]),
+    "resnet9": dict(width=0.125, plain=True),
+    "vgg16": dict(width=0.125, blocks=(1, 2)),
+    "cnn": dict(blocks=(2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_the_spec_rebuilds_the_model(name):
+    options = dict(width=0.5, dropout=0.1, head_dropout=0.2) | REBUILT[name]
+    model = build(name, 5, 3, **options)
     spec = json.loads(json.dumps(model.spec))
     twin = build(**spec)
+    assert twin.spec == spec
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(twin.state_dict()[name], array)
 
