@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import FIELDS, TrainConfig, chosen_values, option_name, resolve
+from minires.training.config import FIELDS, MODEL_OPTIONS, chosen_values, resolve
 
 GROUPS = {
     "Run": ("recipe", "config_file", "run_dir", "resume_path"),
@@ -19,7 +19,7 @@ GROUPS = {
         *("dataset", "data_dir", "limit", "val_split", "augment", "crop_padding", "flip"),
         *("color_jitter", "cutout", "mixup", "cutmix", "mix_share", "tta"),
     ),
-    "Model": ("depth", "model", "width", "plain", "shortcut", "zero_init_residual", "dropout"),
+    "Model": ("depth", "model", *MODEL_OPTIONS, "max_parameters", "pretrained", "freeze"),
     "Optimisation": (
         *("epochs", "patience", "batch_size", "lr", "body_lr_factor"),
         *("schedule", "warmup", "milestones", "gamma", "cycle_momentum", "cycle_shape"),
@@ -48,48 +48,6 @@ class GroupedCommand(click.Command):
             formatter.write_dl([record for record in records.values() if record])
 
 
-def _config_options(command: Callable) -> Callable:
-    """One option for each field of the config; None where the user gave none."""
-    for name, spec in FIELDS.items():
-        flag = option_name(name)
-        settings: dict[str, Any] = {"default": None, "help": _help(name)}
-        if spec["kind"] is bool:
-            flag = f"{flag}/--no-{flag[2:]}"
-        elif spec.get("choices"):
-            settings["type"] = click.Choice(spec["choices"])
-        else:
-            settings["type"] = {int: int, float: float}.get(spec["kind"], str)
-            settings["metavar"] = _METAVARS.get(name, _METAVARS.get(spec["kind"], "TEXT"))
-        if name == "data_dir":
-            settings["envvar"] = "MINIRES_DATA"
-        command = click.option(flag, name, **settings)(command)
-    return command
-
-
-def _help(name: str) -> str:
-    """The help of a field with its default."""
-    spec = FIELDS[name]
-    return f"{spec['help']}  [default: {spec.get('shown', _shown(getattr(TrainConfig(), name)))}]"
-
-
-_METAVARS = {
-    int: "N",
-    float: "X",
-    "data_dir": "DIR",
-    "model": "NAME",
-    "device": "NAME",
-    "milestones": "X,X",
-}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ",".join(f"{v:g}" for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 @click.command(cls=GroupedCommand)
 @click.option("--recipe", metavar="NAME", help="Begin with a named recipe, such as quickstart.")
 @click.option(
@@ -115,7 +73,7 @@ def _shown(value: Any) -> str:
 @click.option(
     "--depth", type=int, metavar="N", help="18, 34, 50, 101, or 6n+2 such as 20, 32, 44, 56, 110."
 )
-@_config_options
+@config_options(FIELDS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.pass_context
 def command(
@@ -134,9 +92,7 @@ def command(
     The defaults train a ResNet-20 on CIFAR-10. Ctrl-C finishes the step and saves; a second
     Ctrl-C ends at once.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if "milestones" in given:
-        given["milestones"] = _numbers(given["milestones"])
+    given = given_values(options)
     if resume_path is None:
         config = resolve(given, config_file, recipe)
     elif run_dir is not None:
@@ -162,14 +118,6 @@ def command(
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers of a list such as 0.5,0.75."""
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(f"--milestones {text}: must be numbers such as 0.5,0.75") from None
 
 
 def _conclude(result: dict[str, Any], program: str) -> None:

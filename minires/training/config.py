@@ -16,6 +16,7 @@ from typing import Any
 
 from minires.errors import CheckpointError, UsageError
 from minires.spelling import nearest
+from minires.training.values import check_blocks, check_milestones, check_value, toml_value
 
 CYCLE_SHAPES = ("cosine", "linear")
 DATASETS = ("cifar10", "cifar100", "shapes")
@@ -26,7 +27,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 def _option(default: Any, help: str, **more: Any) -> Any:
     """A field with its help and checks.
 
-    more: `kind` (a type, default: that of `default`), `choices`, `low` and `high` (allowed range,
+    more: `kind` (a type, default: that of `default`; for `tuple`, `check` is the function that
+    checks the values, and `item` the type of each), `choices`, `low` and `high` (allowed range,
     ends included), `above` (a lower end that is not allowed itself), `same_result` (True where
     another value gives the same training, up to rounding), `shown` (the default in words).
     """
@@ -47,9 +49,17 @@ class TrainConfig:
         shown="./data",
     )
     limit: int = _option(0, "Use only the first so many images of each split; 0: all.", low=0)
-    model: str = _option("resnet20", "The same by name: resnet18, resnet20, ...")
+    model: str = _option("resnet20", "A network by name: resnet20, resnet9, vgg16, cnn, resnet50-transfer, ...")
     width: float = _option(1.0, "Factor on the number of channels.", above=0.0, high=64.0)
     plain: bool = _option(False, "Take the shortcuts out of the network.")
+    blocks: tuple[int, ...] | None = _option(
+        None,
+        "Blocks (or convolutions) in each stage, such as 3,4,3.",
+        kind=tuple,
+        item=int,
+        check=check_blocks,
+        shown="the family's own",
+    )
     shortcut: str | None = _option(
         None,
         "A: subsample and pad, no parameters; B: projection.",
@@ -59,6 +69,44 @@ class TrainConfig:
     )
     zero_init_residual: bool = _option(False, "Start each block's last batch norm at zero.")
     dropout: float = _option(0.0, "Share of values dropped inside the blocks.", low=0.0, high=0.95)
+    head_dropout: float | None = _option(
+        None,
+        "Share of values dropped in front of the classes.",
+        kind=float,
+        low=0.0,
+        high=0.95,
+        shown="the family's own",
+    )
+    stem: str | None = _option(
+        None,
+        "First layers: cifar is 3x3; imagenet is 7x7 with stride 2 and a max pool.",
+        kind=str,
+        choices=("cifar", "imagenet"),
+        shown="the family's own",
+    )
+    upsample: int | None = _option(
+        None,
+        "Enlarge the images by this factor in front of the network.",
+        kind=int,
+        low=1,
+        high=16,
+        shown="the family's own",
+    )
+    max_parameters: int = _option(
+        0, "Refuse a network with more parameters; 0: no limit.", low=0, same_result=True
+    )
+    pretrained: str | None = _option(
+        None,
+        "Begin with the weights in this safetensors file, by torchvision's names.",
+        kind=str,
+        shown="none",
+    )
+    freeze: str | None = _option(
+        None,
+        "Parts that are not trained: names or patterns with commas; body is all but the head.",
+        kind=str,
+        shown="none",
+    )
     epochs: int = _option(20, "Passes over the training images.", low=1)
     batch_size: int = _option(128, "Images per step.", low=1)
     lr: float = _option(0.2, "Learning rate per step; the peak of the schedule.", above=0.0)
@@ -86,7 +134,11 @@ class TrainConfig:
         shown="0.3 for one-cycle, else 0",
     )
     milestones: tuple[float, ...] = _option(
-        (0.5, 0.75), "Step schedule: where the rate drops, as shares of all steps.", kind=tuple
+        (0.5, 0.75),
+        "Step schedule: where the rate drops, as shares of all steps.",
+        kind=tuple,
+        item=float,
+        check=check_milestones,
     )
     gamma: float = _option(
         0.1, "Step and plateau schedules: factor of each drop.", above=0.0, high=1.0
@@ -175,20 +227,14 @@ class TrainConfig:
     @property
     def model_options(self) -> dict[str, Any]:
         """The keyword arguments of `minires.models.build` beside the name and the classes."""
-        return {
-            "seed": self.seed,
-            "width": self.width,
-            "plain": self.plain,
-            "shortcut": self.shortcut,
-            "zero_init_residual": self.zero_init_residual,
-            "dropout": self.dropout,
-        }
+        return {name: getattr(self, name) for name in ("seed", *MODEL_OPTIONS)}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""
-        values = asdict(self)
-        values["milestones"] = list(self.milestones)
-        return values
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> TrainConfig:
@@ -213,12 +259,18 @@ class TrainConfig:
         """The config as a TOML file that `--config` reads."""
         lines = ["# The config of this run; train --config FILE repeats it."]
         lines += [
-            f"{name} = {_toml_value(value)}"
+            f"{name} = {toml_value(value)}"
             for name, value in self.to_dict().items()
             if value is not None
         ]
         return "\n".join(lines) + "\n"
 
+
+MODEL_OPTIONS = (
+    *("width", "blocks", "plain", "shortcut", "zero_init_residual"),
+    *("dropout", "head_dropout", "stem", "upsample"),
+)
+"""The fields that describe the network beside its name."""
 
 FIELDS: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(TrainConfig)}
 """Field name: help, kind and checks."""
@@ -296,7 +348,7 @@ def _check_layer(
         elif value is None and allow_none:
             checked[key] = None
         else:
-            checked[key] = _check_value(value, FIELDS[key], label)
+            checked[key] = check_value(value, FIELDS[key], label)
     return checked
 
 
@@ -309,50 +361,3 @@ def _model_for_depth(depth: Any, source: str, label: str) -> str:
         return name_for_depth(depth)
     except UsageError as error:
         raise UsageError(f"{source}{error}") from None
-
-
-KIND_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _check_value(value: Any, spec: Mapping[str, Any], label: str) -> Any:
-    """`value` in the type of its field; `UsageError` naming `label` where it does not fit."""
-    kind = spec["kind"]
-    if kind is tuple:
-        return _check_milestones(value, label)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise UsageError(f"{label}: must be {KIND_WORDS[kind]}, not {value!r}")
-    choices = spec.get("choices")
-    if choices and value not in choices:
-        raise UsageError(f"{label}: {value!r} is unknown{nearest(value, choices)}")
-    low, high, above = spec.get("low"), spec.get("high"), spec.get("above")
-    if kind is float and not abs(value) < float("inf"):
-        raise UsageError(f"{label}: must be a finite number, not {value}")
-    if above is not None and value <= above:
-        raise UsageError(f"{label}: must be greater than {above:g}, not {value}")
-    if low is not None and value < low:
-        raise UsageError(f"{label}: must be at least {low:g}, not {value}")
-    if high is not None and value > high:
-        raise UsageError(f"{label}: must be at most {high:g}, not {value}")
-    return value
-
-
-def _check_milestones(value: Any, label: str) -> tuple[float, ...]:
-    good = isinstance(value, list | tuple) and all(
-        type(v) in (int, float) and 0 < v < 1 for v in value
-    )
-    if not good or list(value) != sorted(value):
-        raise UsageError(f"{label}: must be rising shares between 0 and 1, such as 0.5,0.75")
-    return tuple(float(v) for v in value)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    return repr(value)

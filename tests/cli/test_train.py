@@ -166,7 +166,7 @@ def test_evaluate_refuses_what_is_no_run(trained, capsys, empty_folder):
         (["--lr", "nan"], "--lr"),
         (["--depth", "21"], "--depth 21"),
         (["--depth", "20", "--model", "resnet8"], "not both"),
-        (["--model", "resnet-20"], "did you mean resnet20"),
+        (["--model", "resnet-20"], "did you mean 'resnet20'"),
         (["--schedule", "cosin"], "--schedule"),
         (["--milestones", "a,b"], "--milestones"),
         (["--batch-size", "100"], "--batch-size 100"),
