@@ -44,7 +44,7 @@ def training_table(results: Path = RESULTS) -> str:
         where = r["environment"]
         machine = where["cpu"] if r["device"] == "cpu" else r["device"]
         if r["device"] == "cpu":
-            machine += f", {r['threads']} threads"
+            machine += f", {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
         lines.append(
             f"| {r['title']} | {r['test_accuracy']:.2%} | {r['epochs']} | {_minutes(r['seconds'])} "
             f"| {r['images_per_second']:,.0f} | {machine} "
@@ -117,7 +117,10 @@ def main(ctx: click.Context, check: bool) -> None:
 @click.option("--title", required=True, help="The first column of its row.")
 @click.option("--command", "typed", required=True, help="What was typed.")
 def record(run: Path, name: str, title: str, typed: str) -> None:
-    """Copy a finished run's result, log and config to docs/results/NAME."""
+    """Copy a finished run's result and log to docs/results/NAME, and draw its curves."""
+    from minires.training.curves import draw_curves
+    from minires.training.history import read_history
+
     target = RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
     result = json.loads((run / "result.json").read_text())
@@ -127,7 +130,7 @@ def record(run: Path, name: str, title: str, typed: str) -> None:
     result = {"title": title, "command": typed, **result}
     (target / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     shutil.copyfile(run / "history.jsonl", target / "history.jsonl")
-    shutil.copyfile(run / "curves.png", target / "curves.png")
+    draw_curves(read_history(run / "history.jsonl"), target / "curves.png", title)
 
 
 if __name__ == "__main__":
