@@ -1,6 +1,12 @@
 """Images: find, read or draw them, split them, and hand them on in batches."""
 
-from minires.data.dataset import Dataset, find_data, fingerprint, load_dataset
+from minires.data.dataset import (
+    Dataset,
+    find_data,
+    fingerprint,
+    load_dataset,
+    number_of_classes,
+)
 from minires.data.loader import AugmentConfig, Loader
 from minires.data.normalization import Normalization, compute_normalization
 from minires.data.split import split_validation
@@ -14,5 +20,6 @@ __all__ = [
     "find_data",
     "fingerprint",
     "load_dataset",
+    "number_of_classes",
     "split_validation",
 ]

@@ -55,6 +55,11 @@ def load_dataset(name: str, split: str, data_dir: str | Path | None = None) -> D
     return Dataset(name, images, labels, class_names)
 
 
+def number_of_classes(name: str) -> int:
+    """The number of classes of the data set `name`, whose files need not be there."""
+    return _layout(name).classes
+
+
 def data_folder(data_dir: str | Path | None = None) -> Path:
     """The folder for data: `data_dir`, else the variable MINIRES_DATA, else ./data."""
     return Path(data_dir or os.environ.get("MINIRES_DATA") or DEFAULT_FOLDER)

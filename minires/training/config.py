@@ -49,7 +49,7 @@ class TrainConfig:
         shown="./data",
     )
     limit: int = _option(0, "Use only the first so many images of each split; 0: all.", low=0)
-    model: str = _option("resnet20", "A network by name: resnet20, resnet9, vgg16, cnn, resnet50-transfer, ...")
+    model: str = _option("resnet20", "A network by name: resnet20, resnet9, vgg16, cnn, ...")
     width: float = _option(1.0, "Factor on the number of channels.", above=0.0, high=64.0)
     plain: bool = _option(False, "Take the shortcuts out of the network.")
     blocks: tuple[int, ...] | None = _option(

@@ -13,7 +13,6 @@ from minires import backend
 from minires.backend import Device, select_device
 from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
-from minires.models.registry import architecture_of
 from minires.nn import Module
 from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -27,6 +26,7 @@ from minires.training.progress import duration
 from minires.training.run import RunFolder, create_run, open_run
 from minires.training.setup import (
     TrainingData,
+    check_model,
     load_training_data,
     make_eval_loader,
     make_model,
@@ -34,6 +34,7 @@ from minires.training.setup import (
     make_train_loader,
     schedule_of,
 )
+from minires.training.weights import load_pretrained
 
 Say = Callable[[str], None]
 
@@ -51,10 +52,12 @@ def start(
     is what that person types before the name of a command.
     Everything that can be checked is checked before the folder is made.
     """
-    architecture_of(config.model)  # a wrong name shows before the data are read
+    check_model(config)
     device = select_device(config.device, config.threads, config.conv)
     data = load_training_data(config)
     model = make_model(config, data.num_classes, device)
+    if config.pretrained:
+        say(f"weights  {load_pretrained(model, Path(config.pretrained))}")
     run = create_run(run_dir, config.model, config.dataset)
     with run.lock():
         run.config.write_text(config.to_toml(), encoding="utf-8")
@@ -165,6 +168,7 @@ class _Training:
         self.optimizer = make_optimizer(config, model)
         self.state = TrainState()
         self.parameters = sum(p.size for _, p in model.named_parameters())
+        self.trained = sum(p.size for _, p in model.trainable_parameters())
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`; the log is cut to where it was then."""
@@ -262,7 +266,9 @@ class _Training:
         norm = data.normalization
         self.say(f"run      {self.run.path}")
         self.say(
-            f"model    {config.model}, {self.parameters:,} parameters, on {self.device}"
+            f"model    {config.model}, {self.parameters:,} parameters"
+            + (f" ({self.trained:,} trained)" if self.trained < self.parameters else "")
+            + f", on {self.device}"
             + (f" with {config.threads} threads" if self.device.kind == "cpu" else "")
         )
         self.say(

@@ -15,10 +15,14 @@ from minires.data import (
     compute_normalization,
     fingerprint,
     load_dataset,
+    number_of_classes,
     split_validation,
 )
 from minires.errors import UsageError
 from minires.models import build
+from minires.models.freezing import freeze
+from minires.models.network import Network
+from minires.models.registry import family_of
 from minires.nn import Module
 from minires.optim import SGD, make_schedule
 from minires.optim.schedules import Schedule
@@ -105,15 +109,34 @@ def make_eval_loader(
     return Loader(dataset, indices, batch_size, device=device, normalization=normalization)
 
 
-def make_model(config: TrainConfig, num_classes: int, device: Device) -> Module:
-    """The network of `config` on `device`, with its initial weights."""
-    return build(config.model, num_classes, device=device, **config.model_options)
+def check_model(config: TrainConfig) -> None:
+    """Raise `UsageError` where `config` names no network, or one over its budget.
+
+    Nothing but the config is needed for it, so it comes before the data are read.
+    """
+    family_of(config.model)
+    if config.max_parameters:
+        model = build(config.model, number_of_classes(config.dataset), **config.model_options)
+        count = sum(p.size for _, p in model.named_parameters())
+        if count > config.max_parameters:
+            raise UsageError(
+                f"--max-parameters {config.max_parameters}: {config.model} has {count:,} "
+                "parameters with these options; try a smaller --width or fewer --blocks"
+            )
+
+
+def make_model(config: TrainConfig, num_classes: int, device: Device) -> Network:
+    """The network of `config` on `device`, with its initial weights and its frozen parts."""
+    model = build(config.model, num_classes, device=device, **config.model_options)
+    if config.freeze:
+        freeze(model, config.freeze, device)
+    return model
 
 
 def make_optimizer(config: TrainConfig, model: Module) -> SGD:
     """The optimizer of `config`; it takes over the memory of the model's parameters."""
     return SGD(
-        model.named_parameters(),
+        model.trainable_parameters(),
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,

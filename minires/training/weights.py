@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from minires.errors import CheckpointError
+from minires.models.network import Network
 from minires.nn import Module
 from minires.nn.module import state_problems
 from minires.training.checkpoint import METADATA_KEY
@@ -97,6 +98,35 @@ def import_weights(model: Module, path: Path) -> Weights:
     return weights
 
 
+def load_pretrained(model: Network, path: Path) -> str:
+    """Load the body of `model` from the file `path`, and the head too if it is the same.
+
+    Returns what a person should know, in one line: what was loaded and which head was ignored.
+    Raises `CheckpointError`, and leaves the model as it was, with the list of all that is missing,
+    unexpected or of a wrong shape in the body.
+    """
+    arrays = dict(read_weights(path).arrays)
+    holders = dict((*model.named_parameters(), *model.named_buffers()))
+    shapes = {name: tuple(holder.data.shape) for name, holder in holders.items()}
+    heads = {"fc", *model.head_names}
+    head = {name: arrays.pop(name) for name in list(arrays) if name.partition(".")[0] in heads}
+    body_shapes = {name: shape for name, shape in shapes.items() if not model.in_head(name)}
+    problems = state_problems(body_shapes, arrays)
+    if problems:
+        hint = _hint(shapes, arrays)
+        raise CheckpointError(
+            f"{path} does not fit the body of {model.spec['name']}: {'; '.join(problems)}{hint}"
+        )
+    head_shapes = {name: shape for name, shape in shapes.items() if model.in_head(name)}
+    fits = not state_problems(head_shapes, head)
+    model.load_state_dict(model.state_dict() | arrays | (head if fits else {}))
+    if fits:
+        return f"body and head from {path}"
+    ignored = ", ".join(sorted({name.partition(".")[0] for name in head}))
+    note = f"; its {ignored} is ignored, the head here is another" if ignored else ""
+    return f"body from {path}{note}"
+
+
 def export_weights(
     path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any] | None = None
 ) -> None:
@@ -132,12 +162,15 @@ def _read_note(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _hint(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray]) -> str:
     """The option that would probably make the file fit, for the end of the error line."""
+    if "layer1.0.conv1.weight" not in shapes:
+        return ""  # no ResNet of the two families: it has none of these options
     classes = arrays["fc.weight"].shape[:1] if "fc.weight" in arrays else ()
     projects = any(".downsample." in name for name in arrays)
     if projects != any(".downsample." in name for name in shapes):
         return f"; try --shortcut {'B' if projects else 'A'}"
-    if classes and classes != shapes["fc.weight"][:1]:
+    if classes and "fc.weight" in shapes and classes != shapes["fc.weight"][:1]:
         return f"; try --num-classes {classes[0]}"
-    if "conv1.weight" in arrays and arrays["conv1.weight"].shape[2:] == (7, 7):
-        return "; it has the 7x7 stem for ImageNet, these models the 3x3 stem for 32x32 images"
+    kernel = arrays["conv1.weight"].shape[2:] if "conv1.weight" in arrays else ()
+    if kernel == (7, 7) and shapes["conv1.weight"][2:] != kernel:
+        return "; it has the 7x7 stem for ImageNet: try --stem imagenet"
     return ""
