@@ -9,8 +9,8 @@ Three checks, on a small batch and with the shapes of the model at hand:
    percent in the gradient, and neither can the float32 reference: among a million values that enter
    a ReLU, a few lie so near to 0 that rounding moves them to the other side, and the gradient then
    passes, or not. The check therefore repeats the float64 pass with the ReLUs (and max pools)
-   switched as the kernels switched them: now both are the same smooth function, and agree to about
-   1e-6.
+   switched as the kernels switched them: now both are the same smooth function, and what is left
+   is rounding.
 3. Inference over the full batch gives each image the logits that it gets in the small one.
 
 An error is |a - b| / |b|, Euclidean norms over a whole array, b from the reference in float64.
@@ -41,6 +41,10 @@ from minires.optim import SGD
 FORWARD_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 """A sum of n float32 values of both signs is off by about sqrt(n) * 6e-8 of their size."""
+
+NETWORK_TOLERANCE = 5e-4
+"""Of the gradient of a whole network. Rounding grows on its way: measured are 3e-6 on ResNet-20,
+1e-5 on ResNet-18 and 1e-4 on ResNet-50, whose last batch norms see four images of 4x4 pixels."""
 
 BATCH_SIZE = 4
 
@@ -237,7 +241,7 @@ def check_network(
         CheckResult(
             "network: gradients, same branches",
             relative_error(gradients, same_branches),
-            GRADIENT_TOLERANCE,
+            NETWORK_TOLERANCE,
         ),
         CheckResult("network: gradients", relative_error(gradients, free), None),
         CheckResult("float32 reference: loss", abs(loss32 - truth) / abs(truth), None),

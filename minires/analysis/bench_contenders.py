@@ -16,6 +16,7 @@ import numpy as np
 from minires.backend import Device, synchronize, to_device
 from minires.errors import UsageError
 from minires.models import build
+from minires.models.registry import OPTIONS, architecture_of
 from minires.nn import CrossEntropyLoss
 from minires.optim import SGD
 
@@ -25,6 +26,8 @@ LEARNING_RATE = 1e-3
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 LAYOUTS = ("nchw", "channels_last")
+
+_TWIN_OPTIONS = {"width", "plain", "shortcut", "zero_init_residual"}
 
 
 class Unavailable(Exception):
@@ -166,15 +169,15 @@ def import_torch() -> Any:
 def torch_twin(model: Any) -> Any:
     """The torch.nn network with the weights of `model`; `Unavailable` where there is no twin."""
     from minires.analysis.torch_models import build_torch
-    from minires.models.registry import architecture_of
 
     spec = model.spec
-    if not spec["name"].startswith("resnet") or spec["dropout"]:
-        raise Unavailable(f"there is no twin of {spec['name']} in PyTorch to compare with")
     try:
         widths = architecture_of(spec["name"]).widths
     except UsageError as error:
-        raise Unavailable(f"there is no twin of {spec['name']} in PyTorch") from error
+        raise Unavailable(f"{spec['name']} has no twin in PyTorch to compare with") from error
+    for option, default in OPTIONS.items():
+        if spec[option] != default and option not in _TWIN_OPTIONS:
+            raise Unavailable(f"no twin in PyTorch has the option {option}")
     twin = build_torch(
         spec["name"],
         spec["num_classes"],

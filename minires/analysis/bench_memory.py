@@ -4,6 +4,9 @@ A process's high-water mark never falls, and several programs in one process sha
 contender gets a fresh child. The child imports everything, makes its batch, runs a tiny network
 once (which loads and compiles code), and notes its memory; then it builds the model and runs it.
 What it needs on top is the peak: weights, gradients, optimizer state, activations and scratch.
+
+From one child to the next PyTorch's peak differs by some tens of MiB, with how its threads come to
+share the allocator; that of minires is the same to a few.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def print_report(report: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=110)
+        console = Console(highlight=False, width=120)
     machine = report["machine"]
     console.print(
         f"{report['model']}, batch {report['batch_size']}, float32, on {machine['cpu']}, "
@@ -55,12 +55,12 @@ def _result_table(mode: str, rows: list[dict[str, Any]], report: dict[str, Any])
 
     what = "forward, loss, backward, update" if mode == TRAINING else "forward pass, eval mode"
     table = Table(title=f"{mode}: {what}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
+    table.add_column("", no_wrap=True, min_width=max(len(row["name"]) for row in rows))
     against = any(row["ratio_to_torch"] is not None for row in rows)
     compiled = any(row["ratio_to_torch_compile"] is not None for row in rows)
     headings = ["images/s", "ms/step"]
     headings += ["to PyTorch"] * against + ["to compiled"] * compiled
-    headings += ["peak memory", "GFLOP/s", "of GEMM peak"]
+    headings += ["memory", "GFLOP/s", "of GEMM peak"]
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:

@@ -165,6 +165,11 @@ def test_strict_passes_where_no_kernel_declines():
     assert run(strict=True, inference=False)["fallbacks"] == {}
 
 
+def test_direct_convolution_passes_its_checks():
+    report = run(conv="direct", strict=True, inference=False)
+    assert report["conv"] == "direct"
+
+
 def test_strict_fails_when_a_kernel_declines(monkeypatch):
     monkeypatch.setitem(backend._kernels, ("add", "cpu"), lambda a, b: NotImplemented)
     assert run(inference=False, loops="numpy")["fallbacks"]["add"] > 0
@@ -292,4 +297,5 @@ def test_a_child_weighs_a_training_step():
 
 
 def test_a_contender_that_cannot_run_weighs_nothing():
-    assert peak_memory("torch-nowhere", build("resnet8").spec, TRAINING, 1, 1, "auto") is None
+    spec = {**build("resnet8").spec, "name": "nothing"}
+    assert peak_memory("minires-numpy", spec, TRAINING, 1, 1, "auto") is None

@@ -5,19 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from minires import backend
 from minires import functional as F
 from minires.analysis.bench_check import (
     Branches,
     CheckResult,
+    check_model,
     in_float64,
     loss_and_gradients,
     relative_error,
 )
-from minires.analysis.bench_contenders import Contender, random_batch, torch_twin
+from minires.analysis.bench_contenders import Contender, Unavailable, random_batch, torch_twin
 from minires.analysis.bench_timing import Timings, time_contenders
 from minires.backend import CPU, observe_operations, reference_only
 from minires.functional.conv import Conv2dCache
 from minires.models import build
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """The number of threads as it was before."""
+    monkeypatch.setattr(backend.options, "threads", backend.options.threads)
+
 
 # --- errors ---------------------------------------------------------------------------------
 
@@ -170,3 +179,23 @@ def test_twin_computes_the_same(name, settings):
     with torch.inference_mode():
         theirs = twin(torch.from_numpy(images)).numpy()
     assert relative_error(model.eval()(images), theirs) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [("resnet9", {}), ("cnn", {}), ("resnet8", {"dropout": 0.1}), ("resnet8", {"blocks": (1, 1)})],
+)
+def test_what_has_no_twin_says_so(name, settings):
+    pytest.importorskip("torch")
+    with pytest.raises(Unavailable, match="no twin"):
+        torch_twin(build(name, **settings))
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [("resnet9", {"width": 0.125}), ("cnn", {}), ("resnet8", {"dropout": 0.2})],
+)
+def test_checks_pass_for_networks_of_every_kind(name, settings):
+    backend.select_device("cpu", 1)
+    for check in check_model(build(name, **settings).spec, CPU, full_batch=6):
+        assert check.passed, check
