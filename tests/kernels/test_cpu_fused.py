@@ -12,7 +12,7 @@ import pytest
 
 from minires import backend
 from minires import functional as F
-from minires.kernels.cpu import loops
+from minires.kernels.cpu import convolution, loops
 
 WINOGRAD_TOLERANCE = 2e-5
 DIRECT_TOLERANCE = 5e-6
@@ -141,6 +141,15 @@ def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
     truth = case.run(np.float64)
     assert_close(case.run(np.float32), truth, WINOGRAD_TOLERANCE)
     assert backend.fallback_counts() == {}
+
+
+@pytest.mark.parametrize("shape", CASES[:4], ids=str)
+def test_large_filters_are_made_in_groups(shape, loop_kind, monkeypatch):
+    monkeypatch.setattr(convolution, "_FILTER_BYTES", 0)
+    monkeypatch.setattr(convolution, "_SUM_COLUMNS", 100)
+    case = Case(shape, shortcut=True)
+    far_from_kink(case)
+    assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)

@@ -87,6 +87,30 @@ def test_pool_hands_out_memory_again_only_when_nobody_looks_at_it():
     assert pool.take((3, 4, 4, 2)).ctypes.data == address
 
 
+def test_pieces_that_touch_become_one_again():
+    pool = BufferPool()
+    pieces = [pool.take((1000,)) for _ in range(8)]
+    size = pool.nbytes()
+    first = pieces[0].ctypes.data
+    del pieces
+    large = pool.take((7000,))
+    assert large.ctypes.data == first
+    assert pool.nbytes() == size
+
+
+def test_live_pieces_never_overlap():
+    pool = BufferPool()
+    random = np.random.default_rng(0)
+    live = []
+    for number in range(400):
+        if live and random.random() < 0.5:
+            live.pop(int(random.integers(len(live))))
+        piece = pool.take((int(random.integers(1, 5000)),))
+        piece[...] = number
+        live.append((number, piece))
+        assert all((values == owner).all() for owner, values in live)
+
+
 def test_border_stays_zero_and_is_recognised():
     pool = BufferPool()
     padded = pool.take_bordered(4, 5, 2, 3)

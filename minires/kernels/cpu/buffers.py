@@ -1,84 +1,128 @@
 """Memory that is used again: fresh pages cost more than the arithmetic done on them.
 
-The operating system hands out zeroed pages on first touch, at a few GB/s. A training step asks for
-the same shapes again and again, so the pool keeps every buffer and hands one out whenever nobody
-looks at it any more. "Nobody looks at it" is its reference count: each view of an array holds a
-reference to the array that owns the memory.
+The operating system hands out zeroed pages on first touch, at a few GB/s. A training step needs the
+same memory again and again, so the pool keeps what it got and deals it out in pieces: a piece
+returns by itself when the last view of it is gone, and neighbours that are both free become one
+piece again. So the memory that a network's small, deep layers held is there for the large gradients
+of its first layers.
 """
 
 from __future__ import annotations
 
-import sys
+import weakref
 
 import numpy as np
 
 from minires.backend import Array
 
-
-def _references_when_unused() -> int:
-    shelf = [np.empty(1)]
-    return sys.getrefcount(shelf[0])
-
-
-_UNUSED = _references_when_unused()  # the shelf's reference and that of the question itself
+_ALIGNMENT = 16  # values: 64 bytes, a cache line
+_STAGGER = 272  # values between pieces, so that arrays of equal shape fall on different cache lines
+_CHUNK = 1 << 27  # values asked of the system at once: 512 MiB, of which only what is used is real
 
 
 class BufferPool:
-    """Float32 arrays in memory order (H, W, N, C), with or without a border of zeros."""
+    """Float32 arrays in memory order (H, W, N, C), with or without a border of zeros.
+
+    To be asked by one thread only, the one that calls the kernels.
+    """
 
     def __init__(self) -> None:
-        self._plain: dict[int, list[np.ndarray]] = {}
-        self._bordered: dict[tuple[int, ...], list[np.ndarray]] = {}
-        self._border_ids: set[int] = set()  # the shelves keep these arrays alive
+        self._chunks: list[_Chunk] = []
+        self._bordered: set[int] = set()
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """A contiguous array of `shape`; its values are left from an earlier use."""
-        size = 1
-        for n in shape:
-            size *= n
-        shelf = self._plain.setdefault(size, [])
-        return self._free(shelf, lambda: np.empty(size, np.float32)).reshape(shape)
+        return self._piece(shape).reshape(shape)
 
     def take_bordered(self, h: int, w: int, n: int, c: int) -> np.ndarray:
         """An array (H + 2, W + 2, N, C) whose outermost rows and columns are zero.
 
-        Only the interior may be written, so the border stays zero from use to use.
+        Only the interior may be written.
         """
         shape = (h + 2, w + 2, n, c)
-        shelf = self._bordered.setdefault(shape, [])
-        buffer = self._free(shelf, lambda: np.zeros(shape, np.float32))
-        self._border_ids.add(id(buffer))
-        return buffer[...]
+        owner = self._piece(shape)
+        padded = owner.reshape(shape)
+        padded[0] = padded[-1] = 0
+        padded[:, 0] = padded[:, -1] = 0
+        self._bordered.add(id(owner))
+        weakref.finalize(owner, self._bordered.discard, id(owner)).atexit = False
+        return padded
 
     def bordered_around(self, hwnc: np.ndarray) -> np.ndarray | None:
         """The (H + 2, W + 2, N, C) array of this pool whose interior is exactly `hwnc`, or None."""
         owner = hwnc.base
-        if id(owner) not in self._border_ids:
+        if id(owner) not in self._bordered:
             return None
         h, w, n, c = hwnc.shape
-        if owner.shape != (h + 2, w + 2, n, c) or hwnc.strides != owner.strides:
+        shape = (h + 2, w + 2, n, c)
+        if owner.size != shape[0] * shape[1] * n * c:
             return None
-        offset = hwnc.ctypes.data - owner.ctypes.data
-        return owner if offset == owner.strides[0] + owner.strides[1] else None
+        padded = owner.reshape(shape)
+        inside = padded[1:-1, 1:-1]
+        same = hwnc.strides == inside.strides and hwnc.ctypes.data == inside.ctypes.data
+        return padded if same else None
 
     def nbytes(self) -> int:
-        """The bytes that the pool holds, in use or not."""
-        shelves = (*self._plain.values(), *self._bordered.values())
-        return sum(buffer.nbytes for shelf in shelves for buffer in shelf)
+        """The bytes that have been in use at any time: each chunk up to its highest piece."""
+        return 4 * sum(chunk.highest for chunk in self._chunks)
 
     def clear(self) -> None:
-        """Forget all buffers; those in use live until their last view is gone."""
-        self._plain.clear()
-        self._bordered.clear()
-        self._border_ids.clear()
+        """Forget all memory; pieces in use live until their last view is gone."""
+        self._chunks.clear()
 
-    @staticmethod
-    def _free(shelf: list[np.ndarray], make) -> np.ndarray:
-        for index in range(len(shelf)):
-            if sys.getrefcount(shelf[index]) == _UNUSED:
-                return shelf[index]
-        shelf.append(make())
-        return shelf[-1]
+    def _piece(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A one-dimensional array that every view made of it holds on to."""
+        size = 1
+        for n in shape:
+            size *= n
+        for chunk in self._chunks:
+            piece = chunk.take(size)
+            if piece is not None:
+                return piece
+        self._chunks.append(_Chunk(size))
+        return self._chunks[-1].take(size)
+
+
+class _Chunk:
+    """One allocation of the system and the holes in it, first hole first."""
+
+    def __init__(self, at_least: int) -> None:
+        size = at_least + _STAGGER + 2 * _ALIGNMENT
+        try:
+            self._memory = np.empty(max(size, _CHUNK), np.float32)
+        except MemoryError:
+            self._memory = np.empty(size, np.float32)
+        first = -(self._memory.ctypes.data // 4) % _ALIGNMENT
+        self._holes: list[tuple[int, int]] = [(first, self._memory.size - first)]
+        self._freed: list[tuple[int, int]] = []
+        self.highest = 0
+
+    def take(self, size: int) -> np.ndarray | None:
+        """A piece of `size` values, or None where no hole is large enough."""
+        if self._freed:
+            self._close_gaps()
+        room = -(-(size + _STAGGER) // _ALIGNMENT) * _ALIGNMENT
+        for index, (start, length) in enumerate(self._holes):
+            if length >= room:
+                rest = (start + room, length - room)
+                self._holes[index : index + 1] = [rest] if rest[1] else []
+                self.highest = max(self.highest, start + size)
+                # The base of this array is a memoryview, so views of it have the array itself, not
+                # the whole chunk, as their base: it dies with the last of them.
+                piece = np.frombuffer(memoryview(self._memory)[start : start + size], np.float32)
+                weakref.finalize(piece, self._freed.append, (start, room)).atexit = False
+                return piece
+        return None
+
+    def _close_gaps(self) -> None:
+        """Take back the pieces that died, and join holes that touch."""
+        freed, self._freed[:] = list(self._freed), []
+        holes: list[tuple[int, int]] = []
+        for start, length in sorted([*self._holes, *freed]):
+            if holes and holes[-1][0] + holes[-1][1] == start:
+                start, length = holes[-1][0], holes.pop()[1] + length
+            holes.append((start, length))
+        self._holes = holes
 
 
 class Workspace:

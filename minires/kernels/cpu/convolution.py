@@ -17,6 +17,9 @@ from minires.kernels.cpu.winograd import FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 _PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
+_FILTER_BYTES = 10_000_000  # larger transformed filters are made two positions at a time
+_SUM_ROWS = 576  # rows of im2col's weight gradient that are added up at once
+_SUM_COLUMNS = 65_536  # columns of a large weight gradient that are added up at once
 
 
 def weight_matrix(weight: Array) -> np.ndarray:
@@ -60,12 +63,11 @@ class Winograd:
         self.rows = TILE * loops.tile_rows(self.h // TILE, plane_bytes)
         self.output_size = (self.h, self.w)
         self.x = padded_input(x, 1)
-        self.filters = pool.take((36, self.c, self.k))
-        np.matmul(
-            FILTER_TRANSFORM,
-            weight_matrix(weight).reshape(9, -1),
-            out=self.filters.reshape(36, -1),
-        )
+        self.taps = weight_matrix(weight).reshape(9, -1)
+        self.in_groups = 4 * 36 * self.c * self.k > _FILTER_BYTES
+        if not self.in_groups:
+            self.filters = pool.take((36, self.c, self.k))
+            np.matmul(FILTER_TRANSFORM, self.taps, out=self.filters.reshape(36, -1))
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -88,6 +90,18 @@ class Winograd:
         count = rows * (self.w // TILE) * images
         return planes[:, : count * channels].reshape(36, count, channels)
 
+    def _filter_groups(self, ws: Workspace):
+        """The transformed filters as (positions, (positions, C, K)), some positions at a time."""
+        size = 2 if self.in_groups else 6
+        for first in range(0, 36, size):
+            part = slice(first, first + size)
+            if self.in_groups:
+                group = ws.get("U", (size, self.c, self.k))
+                np.matmul(FILTER_TRANSFORM[part], self.taps, out=group.reshape(size, -1))
+                yield part, group
+            else:
+                yield part, self.filters[part]
+
     def forward(self, row: int, images: slice, y: np.ndarray, at: int, to: int, ws) -> None:
         """The output's rows from `row` on, for `images`, to y (H', W, L) from row `at` on."""
         count, rows = images.stop - images.start, self._tile_rows(row)
@@ -95,11 +109,13 @@ class Winograd:
         v = self._planes(ws, "V", count * self.c, rows)
         m = self._planes(ws, "M", count * self.k, rows)
         loops.input_transform(self.x, row, rows, lo, hi, v, ws)
-        np.matmul(
-            self._matrices(v, count, self.c, rows),
-            self.filters,
-            out=self._matrices(m, count, self.k, rows),
-        )
+        vm = self._matrices(v, count, self.c, rows)
+        mm = self._matrices(m, count, self.k, rows)
+        if self.in_groups:
+            for part, filters in self._filter_groups(ws):
+                np.matmul(vm[part], filters, out=mm[part])
+        else:
+            np.matmul(vm, self.filters, out=mm)
         loops.output_transform(m, y, at, rows, to, to + count * self.k, ws)
 
     def _tile_rows(self, row: int) -> int:
@@ -108,15 +124,15 @@ class Winograd:
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""
         self.grad_x = None
+        self.turned = None
         if need_grad_x:
             self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c))
-            if self.c <= 128:  # BLAS is slow with small transposed matrices
-                turned = pool.take((36, self.k, self.c))
-                np.copyto(turned, self.filters.transpose(0, 2, 1))
-            else:
-                turned = self.filters.transpose(0, 2, 1)
-            self.turned = turned
-        self.partial: list[np.ndarray | None] = [None] * threads
+            if self.c <= 128 and not self.in_groups:  # BLAS is slow with small transposed matrices
+                self.turned = pool.take((36, self.k, self.c))
+                np.copyto(self.turned, self.filters.transpose(0, 2, 1))
+        self.partial = [pool.take((9, self.c, self.k)) for _ in range(threads)]
+        if not self.in_groups:
+            self.totals = [pool.take((36, self.c, self.k)) for _ in range(threads)]
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
@@ -130,25 +146,45 @@ class Winograd:
         loops.input_transform(self.x, row, rows, lo, hi, v, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
-        total = ws.get("dU", self.filters.shape)
-        if row == 0:
-            np.matmul(vm.transpose(0, 2, 1), mm, out=total)
-        else:
-            part = ws.get("dU part", self.filters.shape)
-            np.matmul(vm.transpose(0, 2, 1), mm, out=part)
-            np.add(total, part, out=total)
+        for part, filters in self._filter_groups(ws):
+            self._add_filter_gradient(row, part, vm[part], mm[part], ws, thread)
+            if self.grad_x is not None:
+                turned = filters.transpose(0, 2, 1) if self.turned is None else self.turned[part]
+                np.matmul(mm[part], turned, out=vm[part])
         if self.grad_x is not None:
             first = row if row == 0 else row + 2
             self.grad_x[first : row + 4 * rows + 2, :, lo:hi] = 0
-            np.matmul(mm, self.turned, out=vm)
             loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, ws)
+
+    def _add_filter_gradient(self, row, part, v, m, ws: Workspace, thread: int) -> None:
+        """Add V^T M of some positions to this thread's share of the weights' gradient."""
+        shape = (part.stop - part.start, self.c, self.k)
+        if not self.in_groups:
+            total = self.totals[thread][part]
+            if row == 0:
+                np.matmul(v.transpose(0, 2, 1), m, out=total)
+            else:
+                product = ws.get("dU part", shape)
+                np.matmul(v.transpose(0, 2, 1), m, out=product)
+                np.add(total, product, out=total)
+            return
+        product = ws.get("dU part", shape)
+        np.matmul(v.transpose(0, 2, 1), m, out=product)
+        flat, total = product.reshape(shape[0], -1), self.partial[thread].reshape(9, -1)
+        for start in range(0, flat.shape[1], _SUM_COLUMNS):
+            columns = slice(start, start + _SUM_COLUMNS)
+            share = ws.get("dW part", (9, flat[:, columns].shape[1]))
+            np.matmul(FILTER_ADJOINT[:, part], flat[:, columns], out=share)
+            if row == 0 and part.start == 0:
+                np.copyto(total[:, columns], share)
+            else:
+                np.add(total[:, columns], share, out=total[:, columns])
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
-        total = ws.get("dU", self.filters.shape)
-        part = pool.take((9, self.c, self.k))
-        np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=part.reshape(9, -1))
-        self.partial[thread] = part
+        if not self.in_groups:
+            total, share = self.totals[thread], self.partial[thread]
+            np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=share.reshape(9, -1))
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
@@ -217,7 +253,7 @@ class Direct:
         if need_grad_x:
             p = 2 * self.padding
             self.grad_x = pool.take((self.h + p, self.w + p, self.n * self.c))
-        self.partial: list[np.ndarray | None] = [None] * threads
+        self.partial = [pool.take((self.taps, self.c, self.k)) for _ in range(threads)]
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
@@ -227,13 +263,15 @@ class Direct:
         count = images.stop - images.start
         columns = self._columns(row, rows, images, ws)
         wide, g = columns.reshape(-1, self.taps * self.c), grad.reshape(-1, self.k)
-        total = ws.get("dW", self.matrix.shape)
+        total = self.partial[thread].reshape(self.matrix.shape)
         if row == 0:
             np.matmul(wide.T, g, out=total)
         else:
-            part = ws.get("dW part", self.matrix.shape)
-            np.matmul(wide.T, g, out=part)
-            np.add(total, part, out=total)
+            for start in range(0, len(total), _SUM_ROWS):
+                block = slice(start, start + _SUM_ROWS)
+                part = ws.get("dW part", total[block].shape)
+                np.matmul(wide[:, block].T, g, out=part)
+                np.add(total[block], part, out=total[block])
         if self.grad_x is None:
             return
         lo, hi = images.start * self.c, images.stop * self.c
@@ -253,10 +291,7 @@ class Direct:
             )
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
-        """Keep this thread's sum over its images."""
-        part = pool.take((self.taps, self.c, self.k))
-        np.copyto(part, ws.get("dW", self.matrix.shape).reshape(part.shape))
-        self.partial[thread] = part
+        """Nothing is left to do: the sum over this thread's images is the gradient."""
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, side, side), all threads together."""

@@ -13,7 +13,7 @@ import numpy as np
 from minires.kernels.cpu import elementwise, winograd
 from minires.kernels.cpu.regions import Region
 
-NUMPY_PLANE_BYTES = 5_000_000
+NUMPY_PLANE_BYTES = 2_500_000
 
 NONE = np.empty(0, np.float32)
 """Stands for "no ReLU" where a scale is expected."""
