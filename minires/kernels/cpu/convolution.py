@@ -221,8 +221,9 @@ class Direct:
         return weight.shape[2] == weight.shape[3]
 
     def _columns(self, row: int, rows: int, images: slice, ws: Workspace) -> np.ndarray:
+        """The windows of `rows` output rows, in the scratch where Winograd has its planes."""
         count = images.stop - images.start
-        columns = ws.get("columns", (rows, self.output_size[1], count, self.taps, self.c))
+        columns = ws.get("V", (rows, self.output_size[1], count, self.taps, self.c))
         for r in range(rows):
             loops.gather_columns(
                 self.x,
@@ -241,7 +242,7 @@ class Direct:
         rows = min(self.rows, self.output_size[0] - row)
         columns = self._columns(row, rows, images, ws)
         count = images.stop - images.start
-        product = ws.get("product", (rows, self.output_size[1], count * self.k))
+        product = ws.get("M", (rows, self.output_size[1], count * self.k))
         np.matmul(
             columns.reshape(-1, self.taps * self.c), self.matrix, out=product.reshape(-1, self.k)
         )
