@@ -12,15 +12,32 @@ from minires.data.dataset import Dataset
 from minires.data.normalization import Normalization
 from minires.errors import UsageError
 from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
+from minires.functional.distortion import color_jitter, cutout, draw_cutout, draw_jitter
+from minires.functional.mixing import beta_table, cutmix, draw_mixing, mixed_targets, mixup
 from minires.functional.random import SHUFFLE, random_bits
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Pad by `crop_padding` pixels and crop at random; mirror half of the images if `flip`."""
+    """Pad by `crop_padding` pixels and crop at random; mirror half of the images if `flip`.
+
+    `color_jitter` is a strength and `cutout` a side in pixels, see `functional.distortion`; `mixup`
+    and `cutmix` are the alpha of each, and `mix_share` the share of images that they take, see
+    `functional.mixing`. 0 switches a thing off.
+    """
 
     crop_padding: int = 4
     flip: bool = True
+    color_jitter: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_share: float = 1.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of the classes."""
+        return bool(self.mixup or self.cutmix)
 
 
 class Loader:
@@ -66,6 +83,11 @@ class Loader:
         self._batches = whole if drop_last else -(-len(indices) // batch_size)
         table = normalization_table(normalization.mean, normalization.std)
         self._table = to_device(table, device)
+        self._mixup_table = self._cutmix_table = None
+        if augment is not None and augment.mixup:
+            self._mixup_table = to_device(beta_table(augment.mixup), device)
+        if augment is not None and augment.cutmix:
+            self._cutmix_table = to_device(beta_table(augment.cutmix), device)
 
     def __len__(self) -> int:
         return self._batches
@@ -73,12 +95,16 @@ class Loader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Array, Array]]:
         """The batches of epoch number `epoch`, from batch `start_batch` on.
 
-        Yields (x float32 (B, 3, 32, 32), labels int64 (B,)), both on the device.
+        Yields (x float32 (B, 3, 32, 32), labels int64 (B,)), both on the device; with mixup or
+        cutmix, the labels are shares of the classes, float32 (B, K).
         """
         order = to_device(self.order(epoch), self.device)
         for batch in range(start_batch, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self._images(indices, epoch), self.dataset.labels[indices]
+            x, labels = self._images(indices, epoch), self.dataset.labels[indices]
+            if self.augment is not None and self.augment.mixes:
+                x, labels = self._mix(x, labels, indices, epoch)
+            yield x, labels
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of all images of an epoch, in the order of their use, int64."""
@@ -93,4 +119,29 @@ class Loader:
             return augment_batch(self.dataset.images, indices, self._table)
         padding, flip = self.augment.crop_padding, self.augment.flip
         offsets, flips = draw_augmentation(self.seed, epoch, indices, padding, flip)
-        return augment_batch(self.dataset.images, indices, self._table, offsets, flips, padding)
+        x = augment_batch(self.dataset.images, indices, self._table, offsets, flips, padding)
+        if self.augment.color_jitter:
+            strength, white = self.augment.color_jitter, self._table[:, 255] - self._table[:, 0]
+            x = color_jitter(x, *draw_jitter(self.seed, epoch, indices, strength), white)
+        if self.augment.cutout:
+            centers = draw_cutout(self.seed, epoch, indices, *x.shape[2:])
+            x = cutout(x, centers, self.augment.cutout)
+        return x
+
+    def _mix(self, x: Array, labels: Array, indices: Array, epoch: int) -> tuple[Array, Array]:
+        """Images with parts of their partners, and shares of the classes (B, K)."""
+        mixing = draw_mixing(
+            self.seed,
+            epoch,
+            indices,
+            self._mixup_table,
+            self._cutmix_table,
+            x.shape[2:],
+            self.augment.mix_share,
+        )
+        others = x[mixing.partner]
+        if self._mixup_table is not None:
+            x = mixup(x, others, mixing.blend)
+        if self._cutmix_table is not None:
+            x = cutmix(x, others, mixing.boxes)
+        return x, mixed_targets(labels, mixing, len(self.dataset.class_names))

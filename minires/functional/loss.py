@@ -35,13 +35,35 @@ def cross_entropy_forward(
     """
     xp = array_module(logits)
     n, k = logits.shape
-    z = logits.astype(accumulation_dtype(logits.dtype), copy=False)
+    dtype = accumulation_dtype(logits.dtype)
+    targets = xp.full((n, k), label_smoothing / k, dtype=dtype)
+    targets[xp.arange(n), labels] += 1.0 - label_smoothing
+    return _loss_of(logits, targets)
+
+
+@operation
+def soft_cross_entropy_forward(
+    logits: Array, shares: Array, label_smoothing: float = 0.0
+) -> tuple[Array, CrossEntropyCache]:
+    """`cross_entropy_forward` for images that belong to several classes, as mixup makes them.
+
+    logits: (N, K) float; shares: (N, K) float, each row sums to 1. The targets are
+    (1 - alpha) * shares + alpha / K. `cross_entropy_backward` takes the cache.
+    """
+    dtype = accumulation_dtype(logits.dtype)
+    targets = shares.astype(dtype) * (1.0 - label_smoothing)
+    targets += label_smoothing / logits.shape[1]
+    return _loss_of(logits, targets)
+
+
+def _loss_of(logits: Array, targets: Array) -> tuple[Array, CrossEntropyCache]:
+    """The mean cross-entropy of `logits` against `targets`, both (N, K)."""
+    xp = array_module(logits)
+    z = logits.astype(targets.dtype, copy=False)
     z = z - z.max(axis=1, keepdims=True)
     exponentials = xp.exp(z)
     total = exponentials.sum(axis=1, keepdims=True)
-    targets = xp.full((n, k), label_smoothing / k, dtype=z.dtype)
-    targets[xp.arange(n), labels] += 1.0 - label_smoothing
-    loss = -(targets * (z - xp.log(total))).sum() / n
+    loss = -(targets * (z - xp.log(total))).sum() / len(logits)
     return xp.asarray(loss), CrossEntropyCache(exponentials / total, targets, logits)
 
 

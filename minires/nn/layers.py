@@ -310,13 +310,15 @@ class CrossEntropyLoss(Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Array, labels: Array) -> Array:
-        """The mean loss, a 0-d array: logits (N, K), labels (N,) int."""
-        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        """The mean loss, a 0-d array: logits (N, K), labels (N,) int or shares (N, K) float."""
+        if logits.ndim != 2 or labels.shape not in (logits.shape[:1], logits.shape):
             raise ShapeError(
-                "CrossEntropyLoss expects logits (N, K) and labels (N,), got "
+                "CrossEntropyLoss expects logits (N, K) and labels (N,) or (N, K), got "
                 f"{tuple(logits.shape)} and {tuple(labels.shape)}"
             )
-        loss, cache = F.cross_entropy_forward(logits, labels, self.label_smoothing)
+        hard = labels.ndim == 1
+        forward = F.cross_entropy_forward if hard else F.soft_cross_entropy_forward
+        loss, cache = forward(logits, labels, self.label_smoothing)
         self._store(cache)
         return loss
 

@@ -137,3 +137,48 @@ def test_images_are_not_copied_or_changed_on_the_cpu(dataset):
 def test_what_cannot_be_loaded(dataset, options):
     with pytest.raises(UsageError):
         loader(dataset, **options)
+
+
+EVERYTHING = AugmentConfig(
+    crop_padding=0, flip=False, color_jitter=0.2, cutout=8, mixup=0.4, cutmix=1.0, mix_share=0.7
+)
+
+
+def test_jitter_cutout_and_mixing_written_out_by_hand(dataset):
+    """The parts in their order, from the draws: jitter, hole, partner."""
+    from minires.functional.distortion import draw_cutout, draw_jitter
+    from minires.functional.mixing import beta_table, draw_mixing
+
+    indices = np.array([4, 9, 30, 11, 2, 45])
+    ((x, shares),) = loader(dataset, indices, augment=EVERYTHING, seed=3).epoch(5)
+    contrast, brightness = draw_jitter(3, 5, indices, 0.2)
+    centers = draw_cutout(3, 5, indices, 32, 32)
+    tables = beta_table(0.4), beta_table(1.0)
+    mixing = draw_mixing(3, 5, indices, *tables, (32, 32), 0.7)
+    single = []
+    for b, index in enumerate(indices):
+        mean, std = (np.array(n)[:, None, None] for n in (NORMALIZATION.mean, NORMALIZATION.std))
+        image = (dataset.images[index] / 255 - mean) / std
+        image = contrast[b] * image + brightness[b] / std
+        row, column = centers[b] - 4
+        image[:, max(row, 0) : row + 8, max(column, 0) : column + 8] = 0
+        single.append(image)
+    assert x.dtype == shares.dtype == np.float32 and shares.shape == (6, COUNT)
+    for b, index in enumerate(indices):
+        other, blend = mixing.partner[b], mixing.blend[b]
+        top, bottom, left, right = mixing.boxes[b]
+        expected = blend * single[b] + (1 - blend) * single[other]
+        expected[:, top:bottom, left:right] = single[other][:, top:bottom, left:right]
+        np.testing.assert_allclose(x[b], expected, rtol=1e-5, atol=1e-5)
+        assert shares[b, index] == pytest.approx(mixing.share[b], abs=1e-6)
+        assert shares[b].sum() == pytest.approx(1, abs=1e-6)
+        assert shares[b, indices[other]] == pytest.approx(1 - mixing.share[b], abs=1e-6)
+
+
+def test_a_mixed_epoch_that_starts_in_the_middle_gives_the_same_batches(dataset):
+    options = TRAINING | dict(augment=EVERYTHING)
+    whole = list(loader(dataset, **options).epoch(2))
+    rest = list(loader(dataset, **options).epoch(2, start_batch=3))
+    for ours, theirs in zip(rest, whole[3:], strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
