@@ -144,12 +144,17 @@ def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
 
 
 @pytest.mark.parametrize("shape", CASES[:4], ids=str)
-def test_large_filters_are_made_in_groups(shape, loop_kind, monkeypatch):
+def test_large_filters_are_made_for_some_channels_at_a_time(shape, monkeypatch):
+    before = loops.compiled_in_use()
+    loops.use_compiled(False)
     monkeypatch.setattr(convolution, "_FILTER_BYTES", 0)
-    monkeypatch.setattr(convolution, "_SUM_COLUMNS", 100)
+    monkeypatch.setattr(convolution, "_FILTER_CHANNELS", 5)
     case = Case(shape, shortcut=True)
+    x, weight = case.single["x"], case.single["weight"]
+    assert type(convolution.strategy(x, weight, 1, 1)) is convolution.WinogradByChannels
     far_from_kink(case)
     assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
+    loops.use_compiled(before)
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)

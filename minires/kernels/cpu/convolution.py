@@ -17,9 +17,9 @@ from minires.kernels.cpu.winograd import FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 _PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
-_FILTER_BYTES = 10_000_000  # larger transformed filters are made two positions at a time
+_FILTER_BYTES = 10_000_000  # larger transformed filters are made for some channels at a time
+_FILTER_CHANNELS = 64  # so many
 _SUM_ROWS = 576  # rows of im2col's weight gradient that are added up at once
-_SUM_COLUMNS = 65_536  # columns of a large weight gradient that are added up at once
 
 
 def weight_matrix(weight: Array) -> np.ndarray:
@@ -63,11 +63,14 @@ class Winograd:
         self.rows = TILE * loops.tile_rows(self.h // TILE, plane_bytes)
         self.output_size = (self.h, self.w)
         self.x = padded_input(x, 1)
-        self.taps = weight_matrix(weight).reshape(9, -1)
-        self.in_groups = 4 * 36 * self.c * self.k > _FILTER_BYTES
-        if not self.in_groups:
-            self.filters = pool.take((36, self.c, self.k))
-            np.matmul(FILTER_TRANSFORM, self.taps, out=self.filters.reshape(36, -1))
+        self.taps = weight_matrix(weight)
+        self._transform_filters()
+
+    def _transform_filters(self) -> None:
+        self.filters = pool.take((36, self.c, self.k))
+        np.matmul(
+            FILTER_TRANSFORM, self.taps.reshape(9, -1), out=self.filters.reshape(36, -1)
+        )
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -90,18 +93,6 @@ class Winograd:
         count = rows * (self.w // TILE) * images
         return planes[:, : count * channels].reshape(36, count, channels)
 
-    def _filter_groups(self, ws: Workspace):
-        """The transformed filters as (positions, (positions, C, K)), some positions at a time."""
-        size = 2 if self.in_groups else 6
-        for first in range(0, 36, size):
-            part = slice(first, first + size)
-            if self.in_groups:
-                group = ws.get("U", (size, self.c, self.k))
-                np.matmul(FILTER_TRANSFORM[part], self.taps, out=group.reshape(size, -1))
-                yield part, group
-            else:
-                yield part, self.filters[part]
-
     def forward(self, row: int, images: slice, y: np.ndarray, at: int, to: int, ws) -> None:
         """The output's rows from `row` on, for `images`, to y (H', W, L) from row `at` on."""
         count, rows = images.stop - images.start, self._tile_rows(row)
@@ -111,12 +102,12 @@ class Winograd:
         loops.input_transform(self.x, row, rows, lo, hi, v, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
-        if self.in_groups:
-            for part, filters in self._filter_groups(ws):
-                np.matmul(vm[part], filters, out=mm[part])
-        else:
-            np.matmul(vm, self.filters, out=mm)
+        self._multiply(vm, mm, ws)
         loops.output_transform(m, y, at, rows, to, to + count * self.k, ws)
+
+    def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
+        """m = v U at each of the 36 positions."""
+        np.matmul(v, self.filters, out=m)
 
     def _tile_rows(self, row: int) -> int:
         return min(self.rows, self.h - row) // TILE
@@ -124,15 +115,18 @@ class Winograd:
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""
         self.grad_x = None
-        self.turned = None
         if need_grad_x:
             self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c))
-            if self.c <= 128 and not self.in_groups:  # BLAS is slow with small transposed matrices
-                self.turned = pool.take((36, self.k, self.c))
-                np.copyto(self.turned, self.filters.transpose(0, 2, 1))
         self.partial = [pool.take((9, self.c, self.k)) for _ in range(threads)]
-        if not self.in_groups:
-            self.totals = [pool.take((36, self.c, self.k)) for _ in range(threads)]
+        self._begin_products(threads)
+
+    def _begin_products(self, threads: int) -> None:
+        self.totals = [pool.take((36, self.c, self.k)) for _ in range(threads)]
+        self.turned = self.filters.transpose(0, 2, 1)
+        if self.grad_x is not None and self.c <= 128:  # BLAS is slow with small transposed matrices
+            turned = pool.take((36, self.k, self.c))
+            np.copyto(turned, self.turned)
+            self.turned = turned
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
@@ -146,45 +140,30 @@ class Winograd:
         loops.input_transform(self.x, row, rows, lo, hi, v, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
-        for part, filters in self._filter_groups(ws):
-            self._add_filter_gradient(row, part, vm[part], mm[part], ws, thread)
-            if self.grad_x is not None:
-                turned = filters.transpose(0, 2, 1) if self.turned is None else self.turned[part]
-                np.matmul(mm[part], turned, out=vm[part])
+        self._multiply_back(row, vm, mm, ws, thread)
         if self.grad_x is not None:
             first = row if row == 0 else row + 2
             self.grad_x[first : row + 4 * rows + 2, :, lo:hi] = 0
             loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, ws)
 
-    def _add_filter_gradient(self, row, part, v, m, ws: Workspace, thread: int) -> None:
-        """Add V^T M of some positions to this thread's share of the weights' gradient."""
-        shape = (part.stop - part.start, self.c, self.k)
-        if not self.in_groups:
+    def _multiply_back(self, row: int, v, m, ws: Workspace, thread: int) -> None:
+        """Add v^T m to this thread's gradient of the filters, then v = m U^T (if x needs one)."""
+        for first in range(0, 36, 6):  # six positions at a time, so that the products stay small
+            part = slice(first, first + 6)
             total = self.totals[thread][part]
             if row == 0:
-                np.matmul(v.transpose(0, 2, 1), m, out=total)
+                np.matmul(v[part].transpose(0, 2, 1), m[part], out=total)
             else:
-                product = ws.get("dU part", shape)
-                np.matmul(v.transpose(0, 2, 1), m, out=product)
+                product = ws.get("dU", total.shape)
+                np.matmul(v[part].transpose(0, 2, 1), m[part], out=product)
                 np.add(total, product, out=total)
-            return
-        product = ws.get("dU part", shape)
-        np.matmul(v.transpose(0, 2, 1), m, out=product)
-        flat, total = product.reshape(shape[0], -1), self.partial[thread].reshape(9, -1)
-        for start in range(0, flat.shape[1], _SUM_COLUMNS):
-            columns = slice(start, start + _SUM_COLUMNS)
-            share = ws.get("dW part", (9, flat[:, columns].shape[1]))
-            np.matmul(FILTER_ADJOINT[:, part], flat[:, columns], out=share)
-            if row == 0 and part.start == 0:
-                np.copyto(total[:, columns], share)
-            else:
-                np.add(total[:, columns], share, out=total[:, columns])
+        if self.grad_x is not None:
+            np.matmul(m, self.turned, out=v)
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
-        if not self.in_groups:
-            total, share = self.totals[thread], self.partial[thread]
-            np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=share.reshape(9, -1))
+        total, share = self.totals[thread], self.partial[thread]
+        np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=share.reshape(9, -1))
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
@@ -196,6 +175,53 @@ class Winograd:
             return None
         padded = self.grad_x.reshape(self.h + 2, self.w + 2, self.n, self.c)
         return padded[1:-1, 1:-1].transpose(2, 3, 0, 1)
+
+
+class WinogradByChannels(Winograd):
+    """Winograd for many channels: 512 to 512 would need 38 MB of filters, and more of gradients.
+
+    They are made, used and forgotten for 64 channels at a time: forward for output channels,
+    backward for input channels, so that each product is finished at once.
+    """
+
+    def _transform_filters(self) -> None:
+        """Nothing: see `_some_filters`."""
+
+    def _begin_products(self, threads: int) -> None:
+        """Nothing: the gradient of the weights needs no sum over transformed filters."""
+
+    def _some_filters(self, taps: np.ndarray, ws: Workspace) -> np.ndarray:
+        """The transformed filters (36, c, k) of some taps (9, c, k)."""
+        some = ws.get("taps", taps.shape)
+        np.copyto(some, taps)
+        filters = ws.get("U", (36, *taps.shape[1:]))
+        np.matmul(FILTER_TRANSFORM, some.reshape(9, -1), out=filters.reshape(36, -1))
+        return filters
+
+    def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
+        for first in range(0, self.k, _FILTER_CHANNELS):
+            out = slice(first, first + _FILTER_CHANNELS)
+            np.matmul(v, self._some_filters(self.taps[:, :, out], ws), out=m[:, :, out])
+
+    def _multiply_back(self, row: int, v, m, ws: Workspace, thread: int) -> None:
+        for first in range(0, self.c, _FILTER_CHANNELS):
+            part = slice(first, first + _FILTER_CHANNELS)
+            shape = self.taps[:, part].shape
+            grad_filters = ws.get("U", (36, *shape[1:]))
+            np.matmul(v[:, :, part].transpose(0, 2, 1), m, out=grad_filters)
+            share = ws.get("taps", shape)
+            np.matmul(FILTER_ADJOINT, grad_filters.reshape(36, -1), out=share.reshape(9, -1))
+            total = self.partial[thread][:, part]
+            if row == 0:
+                np.copyto(total, share)
+            else:
+                np.add(total, share, out=total)
+            if self.grad_x is not None:
+                filters = self._some_filters(self.taps[:, part], ws)
+                np.matmul(m, filters.transpose(0, 2, 1), out=v[:, :, part])
+
+    def finish_thread(self, ws: Workspace, thread: int) -> None:
+        """Nothing is left to do: the sum over this thread's images is the gradient."""
 
 
 class Direct:
@@ -319,8 +345,10 @@ def strategy(x: Array, weight: Array, stride: int, padding: int):
     """The fastest way to compute this convolution, or None where only the reference can."""
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape:
         return None
-    ways = (Direct,) if options.conv == "direct" else (Winograd, Direct)
-    for way in ways:
-        if way.fits(x, weight, stride, padding):
-            return way(x, weight, stride, padding)
+    if options.conv != "direct" and Winograd.fits(x, weight, stride, padding):
+        # Compiled loops have memory to spare, and are 10 to 20% faster with all filters at once.
+        large = 36 * weight[:, :, 0, 0].size * 4 > _FILTER_BYTES and not loops.compiled_in_use()
+        return (WinogradByChannels if large else Winograd)(x, weight, stride, padding)
+    if Direct.fits(x, weight, stride, padding):
+        return Direct(x, weight, stride, padding)
     return None
