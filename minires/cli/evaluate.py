@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     show_default="the run's own, else ./data",
     help="Folder that holds the data.",
 )
+@click.option(
+    "--tta/--no-tta",
+    default=None,
+    show_default="as the run does",
+    help="Take the mean over each image and its mirror.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=250, help="Images per step.")
 @click.option("--device", metavar="NAME", default="auto", help="auto, cpu, gpu or gpu:1.")
 @click.option(
@@ -76,7 +82,8 @@ def _counter():
 
 def _show(result: Measurement) -> None:
     width = max(len(row["name"]) for row in result.per_class)
-    print(f"{result.checkpoint} on the {result.split} images of {result.dataset}")
+    mirrored = ", each with its mirror" if result.tta else ""
+    print(f"{result.checkpoint} on the {result.split} images of {result.dataset}{mirrored}")
     print(f"accuracy  {result.accuracy:.2%}  ({result.correct:,} of {result.images:,})")
     print(f"loss      {result.loss:.4f}")
     print()

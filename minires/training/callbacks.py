@@ -43,6 +43,8 @@ class LogHistory(Callback):
             "loss": loss,
             "accuracy": accuracy,
         }
+        if trainer.gradient_norm is not None:
+            record["gradient_norm"] = float(trainer.gradient_norm)
         self.history.append(record)
 
     def on_epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from minires.backend import CPU, Device
 from minires.errors import CheckpointError, UsageError
 from minires.models import build
 from minires.nn import Module
+from minires.optim.averaging import averaged_state
 from minires.training.tensor_file import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
@@ -112,6 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def restore_model(checkpoint: Checkpoint, path: Path, device: Device = CPU) -> Module:
     """The model of `checkpoint` with its weights, on `device`; `path` is named in errors.
 
+    Where the training kept an average of the weights, the model gets the average.
     Raises `CheckpointError` if the file describes no model or its weights do not fit it.
     """
     try:
@@ -119,7 +121,7 @@ def restore_model(checkpoint: Checkpoint, path: Path, device: Device = CPU) -> M
     except (TypeError, UsageError) as error:
         raise CheckpointError(f"{path}: describes no model of this minires ({error})") from error
     try:
-        model.load_state_dict(dict(checkpoint.model))
+        model.load_state_dict(averaged_state(checkpoint.model, checkpoint.optimizer))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model

@@ -17,7 +17,7 @@ import numpy as np
 
 from minires.backend import Device, synchronize, to_device
 from minires.nn import CrossEntropyLoss, Module
-from minires.optim import SGD
+from minires.optim import Optimizer
 from minires.training.config import TrainConfig
 from minires.training.setup import TrainingData, make_model, make_optimizer
 
@@ -90,7 +90,7 @@ class _Probe:
         self.loss = CrossEntropyLoss(config.label_smoothing)
         self.model, self.optimizer = self._make()
 
-    def _make(self) -> tuple[Module, SGD]:
+    def _make(self) -> tuple[Module, Optimizer]:
         model = make_model(self.config, self.num_classes, self.device)
         return model, make_optimizer(self.config, model)
 

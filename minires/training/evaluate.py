@@ -48,11 +48,13 @@ def evaluate(
     loader: Loader,
     num_classes: int,
     on_batch: Callable[[int, int], None] | None = None,
+    tta: bool = False,
 ) -> Evaluation:
     """Run `model` in evaluation mode over one pass of `loader`; its mode is restored afterwards.
 
     `on_batch(done, batches)` is called after each batch; what it raises ends the evaluation. The
-    sums stay on the device until the end.
+    sums stay on the device until the end. `tta` (test-time augmentation) takes the mean of the
+    logits of each image and of its mirror.
     """
     was_training = model.training
     model.eval()
@@ -61,6 +63,8 @@ def evaluate(
         for done, (x, labels) in enumerate(loader.epoch(0), start=1):
             logits = model(x)
             xp = array_module(logits)
+            if tta:
+                logits = (logits + model(xp.ascontiguousarray(x[..., ::-1]))) / 2
             loss, _ = cross_entropy_forward(logits, labels)
             loss_sum = loss_sum + loss.astype(np.float64) * len(labels)
             members = labels[:, None] == xp.arange(num_classes)  # (B, K)

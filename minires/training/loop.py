@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ import numpy as np
 from minires.backend import Array, Device, to_host
 from minires.errors import DivergedError
 from minires.nn import CrossEntropyLoss, Module
-from minires.optim import SGD
-from minires.optim.schedules import Schedule
+from minires.optim import Optimizer, WeightAverage, clip_by_norm, clip_by_value
+from minires.optim.schedules import Plateau, PlateauState, Schedule
 from minires.training.evaluate import evaluate
 from minires.training.interrupt import InterruptGuard
 
@@ -36,7 +37,8 @@ class TrainState:
 
     `step` counts updates; `epoch` and `batch` name the next batch. `loss_sum`, `correct` and `seen`
     add up over the images of the epoch so far; the `logged_` ones are their values at the last line
-    of the log. `train_seconds` leaves out evaluation, `seconds` has everything.
+    of the log. The `plateau_` ones are an `optim.schedules.PlateauState`. `train_seconds` leaves
+    out evaluation, `seconds` has everything.
     """
 
     step: int = 0
@@ -52,6 +54,9 @@ class TrainState:
     val_accuracy: float | None = None
     best_val_accuracy: float | None = None
     best_epoch: int | None = None
+    plateau_rate: float = 1.0
+    plateau_best: float | None = None
+    plateau_waited: int = 0
     train_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -85,15 +90,18 @@ class Callback:
 class Trainer:
     """A model, what it learns from, and how far it has come.
 
-    `train_loader` and `val_loader` yield (x (B, 3, 32, 32) float32, labels (B,) int64);
-    `val_loader` is None where nothing is held out.
+    `train_loader` and `val_loader` yield (x (B, 3, 32, 32) float32, labels (B,) int64, or shares of
+    the classes (B, K)); `val_loader` is None where nothing is held out. `momentum` is a function of
+    the step. `average` is kept up to date, validated instead of the weights, and saved as `best`.
+    `clip_norm` and `clip_value` of 0 clip nothing; `patience` of 0 never stops early; `tta`
+    validates on the mean of each image and its mirror.
     """
 
     def __init__(
         self,
         *,
         model: Module,
-        optimizer: SGD,
+        optimizer: Optimizer,
         schedule: Schedule,
         train_loader: Loader,
         val_loader: Loader | None,
@@ -103,6 +111,13 @@ class Trainer:
         label_smoothing: float = 0.0,
         state: TrainState | None = None,
         callbacks: Sequence[Callback] = (),
+        momentum: Schedule | None = None,
+        plateau: Plateau | None = None,
+        average: WeightAverage | None = None,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        patience: int = 0,
+        tta: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -115,9 +130,17 @@ class Trainer:
         self.loss = CrossEntropyLoss(label_smoothing)
         self.state = state or TrainState()
         self.callbacks = list(callbacks)
+        self.momentum = momentum
+        self.plateau = plateau
+        self.average = average
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.patience = patience
+        self.tta = tta
+        self.gradient_norm: Array | None = None  # before clipping by norm, of the last step
         self.steps_per_epoch = len(train_loader)
         self.total_steps = epochs * self.steps_per_epoch
-        self.lr = schedule(max(self.state.step - 1, 0))  # of the last step done
+        self.lr = self._rate(max(self.state.step - 1, 0))  # of the last step done
         self._loss_sum: Array | float = self.state.loss_sum
         self._correct: Array | int = self.state.correct
         self._clock = self._train_clock = time.monotonic()
@@ -125,7 +148,7 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train until the last epoch.
+        """Train until the last epoch, or until `patience` is at its end.
 
         Raises `DivergedError` when the loss is NaN or infinite, before the update, and
         `Interrupted` after a signal, once the callbacks have saved the state.
@@ -136,7 +159,7 @@ class Trainer:
             self.interrupt = interrupt
             try:
                 self._call("on_start")
-                while self.state.epoch < self.epochs:
+                while self.state.epoch < self.epochs and not self.stopped_early:
                     self._train_epoch()
                     self._end_epoch()
             except _Stop:
@@ -166,17 +189,25 @@ class Trainer:
 
     def _step(self, x: Array, labels: Array) -> None:
         """One update from a batch x (B, 3, 32, 32), labels (B,)."""
-        self.lr = self.schedule(self.state.step)
-        self.model.set_step(self.state.step)
+        step = self.state.step
+        self.lr = self._rate(step)
+        self.model.set_step(step)
         self.model.zero_grad()
         logits = self.model(x)
         loss = self.loss.forward(logits, labels)
         self.model.backward(self.loss.backward())
-        if self.device.kind == "cpu" or self.state.step % GPU_CHECK_EVERY == 0:
+        if self.device.kind == "cpu" or step % GPU_CHECK_EVERY == 0:
             self._check_loss(loss)
-        self.optimizer.step(self.lr)
+        if self.clip_value:
+            clip_by_value(self.optimizer, self.clip_value)
+        if self.clip_norm:
+            self.gradient_norm = clip_by_norm(self.optimizer, self.clip_norm)
+        self.optimizer.step(self.lr, None if self.momentum is None else self.momentum(step))
+        if self.average is not None:
+            self.average.update(step + 1)
         self._loss_sum = self._loss_sum + loss.astype(np.float64) * len(labels)
-        self._correct = self._correct + (logits.argmax(axis=1) == labels).sum()
+        main = labels if labels.ndim == 1 else labels.argmax(axis=1)  # the dominant class of a mix
+        self._correct = self._correct + (logits.argmax(axis=1) == main).sum()
 
     def _end_epoch(self) -> None:
         """Validate, remember the best, move on to the next epoch, tell the callbacks."""
@@ -194,11 +225,16 @@ class Trainer:
         }
         improved = False
         if self.val_loader is not None:
-            result = evaluate(self.model, self.val_loader, self.num_classes, self._on_evaluate)
+            with self.averaged():
+                result = evaluate(
+                    self.model, self.val_loader, self.num_classes, self._on_evaluate, self.tta
+                )
             metrics["val_loss"], metrics["val_accuracy"] = result.loss, result.accuracy
             state.val_accuracy = result.accuracy
             best = state.best_val_accuracy
             improved = best is None or result.accuracy > best
+            if self.plateau is not None:
+                self._follow_plateau(result.loss)
         if improved:
             state.best_val_accuracy, state.best_epoch = state.val_accuracy, state.epoch + 1
         metrics["best"] = improved
@@ -207,6 +243,16 @@ class Trainer:
         metrics["seconds"] = self.seconds()
         self._call("on_epoch", metrics)
         self._stop_if_asked()
+
+    def _follow_plateau(self, loss: float) -> None:
+        state = self.state
+        before = PlateauState(state.plateau_rate, state.plateau_best, state.plateau_waited)
+        after = self.plateau.after(before, loss)
+        state.plateau_rate, state.plateau_best, state.plateau_waited = after
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of `step`, lowered by the plateaus so far."""
+        return self.schedule(step) * self.state.plateau_rate
 
     def _start_next_epoch(self) -> None:
         state = self.state
@@ -222,6 +268,16 @@ class Trainer:
     def images_per_second(self) -> float:
         """Training images per second of the steps alone, over the whole training."""
         return self.state.images / max(self.state.train_seconds, 1e-9)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether validation has not improved for `patience` epochs."""
+        best = self.state.best_epoch
+        return bool(self.patience and best is not None and self.state.epoch - best >= self.patience)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """While it lasts, the model holds the average of its weights, where there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def seconds(self) -> float:
         """Seconds since the training began, without the time between interruption and resume."""

@@ -36,6 +36,7 @@ class Measurement:
     split: str
     dataset: str
     checkpoint: str
+    tta: bool
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
@@ -51,12 +52,14 @@ def measure(
     batch_size: int = 250,
     device: str = "auto",
     threads: int | None = None,
+    tta: bool | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """Measure the weights of `run` (a folder or a checkpoint file) on one split of its data.
 
     checkpoint: "best", "last" or a file; None: best, else last. split: "test", "train" or "val";
-    the last two are the images that the run trained on and held out. The images are normalised
+    the last two are the images that the run trained on and held out. tta: take the mean over each
+    image and its mirror; None: as the run does. The images are normalised
     as the weights expect. Raises `CheckpointError`, `DataError`, `UsageError`.
     """
     path = _choose(run, checkpoint)
@@ -74,7 +77,8 @@ def measure(
     model = restore_model(saved, path, place)
     normalization = Normalization(tuple(saved.mean), tuple(saved.std))
     loader = make_eval_loader(config, images, indices, place, normalization)
-    result = evaluate(model, loader, len(images.class_names), on_batch)
+    tta = config.tta if tta is None else tta
+    result = evaluate(model, loader, len(images.class_names), on_batch, tta)
     return Measurement(
         accuracy=result.accuracy,
         loss=result.loss,
@@ -84,6 +88,7 @@ def measure(
         split=split,
         dataset=images.name,
         checkpoint=str(path),
+        tta=tta,
     )
 
 

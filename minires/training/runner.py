@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from minires.backend import Device, select_device
 from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.nn import Module
+from minires.optim.averaging import PREFIX
 from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from minires.training.config import TrainConfig
@@ -28,10 +30,13 @@ from minires.training.setup import (
     TrainingData,
     check_model,
     load_training_data,
+    make_average,
     make_eval_loader,
     make_model,
     make_optimizer,
     make_train_loader,
+    momentum_of,
+    plateau_of,
     schedule_of,
 )
 from minires.training.weights import load_pretrained
@@ -166,6 +171,7 @@ class _Training:
         self.model = model
         self.say = say
         self.optimizer = make_optimizer(config, model)
+        self.average = make_average(config, model, self.optimizer)
         self.state = TrainState()
         self.parameters = sum(p.size for _, p in model.named_parameters())
         self.trained = sum(p.size for _, p in model.trainable_parameters())
@@ -182,7 +188,9 @@ class _Training:
             ],
         )
         self.model.load_state_dict(dict(checkpoint.model))
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.optimizer.load_state_dict(_part(checkpoint.optimizer, averages=False))
+        if self.average is not None:
+            self.average.load_state_dict(_part(checkpoint.optimizer, averages=True))
         self.state = TrainState(
             step=checkpoint.step,
             epoch=checkpoint.epoch,
@@ -217,13 +225,19 @@ class _Training:
         return result
 
     def save(self, path: Path, trainer: Trainer) -> None:
-        """Write a checkpoint of this moment; `DivergedError` rather than one with NaN in it."""
+        """Write a checkpoint of this moment; `DivergedError` rather than one with NaN in it.
+
+        The model of `best` is what was validated: the average of the weights, where there is one.
+        """
         trainer.seconds()
+        with trainer.averaged() if path == self.run.best else nullcontext():
+            weights = trainer.checked_weights()
+        averages = {} if self.average is None else self.average.state_dict()
         state = trainer.read_sums().to_dict()
         place = {name: state.pop(name) for name in ("step", "epoch", "batch")}
         checkpoint = Checkpoint(
-            model=trainer.checked_weights(),
-            optimizer=self.optimizer.state_dict(),
+            model=weights,
+            optimizer=self.optimizer.state_dict() | averages,
             spec=self.model.spec,
             mean=tuple(self.data.normalization.mean),
             std=tuple(self.data.normalization.std),
@@ -247,10 +261,18 @@ class _Training:
         val_loader = None
         if len(data.val_indices):
             val_loader = make_eval_loader(config, images, data.val_indices, self.device, norm)
+        total_steps = config.epochs * len(train_loader)
         return Trainer(
             model=self.model,
             optimizer=self.optimizer,
-            schedule=schedule_of(config, config.epochs * len(train_loader)),
+            schedule=schedule_of(config, total_steps),
+            momentum=momentum_of(config, total_steps),
+            plateau=plateau_of(config),
+            average=self.average,
+            clip_norm=config.clip_norm,
+            clip_value=config.clip_value,
+            patience=config.patience,
+            tta=config.tta,
             train_loader=train_loader,
             val_loader=val_loader,
             num_classes=data.num_classes,
@@ -292,17 +314,25 @@ class _Training:
 
     def _measure(self, trainer: Trainer) -> dict[str, Any]:
         """The test accuracy, once, of the weights that validation chose; the result as a record."""
-        which = "last"
+        which, weights = "last", trainer.averaged()
         if trainer.state.best_epoch is not None:
-            which = "best"
+            which, weights = "best", nullcontext()
             self.model.load_state_dict(dict(load_checkpoint(self.run.best).model))
         images, norm = self.data.test, self.data.normalization
         everything = np.arange(len(images))
         loader = make_eval_loader(self.config, images, everything, self.device, norm)
-        test = evaluate(self.model, loader, self.data.num_classes)
+        with weights:
+            test = evaluate(self.model, loader, self.data.num_classes, tta=self.config.tta)
         state = trainer.state
         record = {"accuracy": test.accuracy, "loss": test.loss, "checkpoint": which}
         history = History(self.run.history)
+        if trainer.stopped_early:
+            where = {"step": state.step, "epoch": state.epoch, "best_epoch": state.best_epoch}
+            history.append({"kind": "stop", **where})
+            self.say(
+                f"stopped after epoch {state.epoch} of {self.config.epochs}: no better validation "
+                f"since epoch {state.best_epoch}"
+            )
         history.append({"kind": "test", "step": state.step, **record})
         history.close()
         return {
@@ -312,6 +342,7 @@ class _Training:
             "parameters": self.parameters,
             "steps": state.step,
             "epochs": state.epoch,
+            "stopped_early": trainer.stopped_early,
             "val_accuracy": state.val_accuracy,
             "best_val_accuracy": state.best_val_accuracy,
             "best_epoch": state.best_epoch,
@@ -326,6 +357,11 @@ class _Training:
             "config": self.config.to_dict(),
             "environment": environment(),
         }
+
+
+def _part(state: Mapping[str, np.ndarray], averages: bool) -> dict[str, np.ndarray]:
+    """Of an optimizer's saved state, the averages of the weights, or all else."""
+    return {name: array for name, array in state.items() if name.startswith(PREFIX) == averages}
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -24,8 +24,8 @@ from minires.models.freezing import freeze
 from minires.models.network import Network
 from minires.models.registry import family_of
 from minires.nn import Module
-from minires.optim import SGD, make_schedule
-from minires.optim.schedules import Schedule
+from minires.optim import OPTIMIZERS, Optimizer, WeightAverage, make_schedule
+from minires.optim.schedules import Plateau, Schedule, cycle_momentum
 from minires.training.config import TrainConfig
 
 
@@ -83,7 +83,15 @@ def make_train_loader(
     normalization: Normalization,
 ) -> Loader:
     """Shuffled, augmented batches, all of the same size."""
-    augment = AugmentConfig(config.crop_padding, config.flip) if config.augment else None
+    augment = AugmentConfig(
+        config.crop_padding if config.augment else 0,
+        config.flip and config.augment,
+        config.color_jitter,
+        config.cutout,
+        config.mixup,
+        config.cutmix,
+        config.mix_share,
+    )
     return Loader(
         dataset,
         indices,
@@ -133,15 +141,26 @@ def make_model(config: TrainConfig, num_classes: int, device: Device) -> Network
     return model
 
 
-def make_optimizer(config: TrainConfig, model: Module) -> SGD:
-    """The optimizer of `config`; it takes over the memory of the model's parameters."""
-    return SGD(
-        model.trainable_parameters(),
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        decay_all=config.decay_all,
-    )
+def make_optimizer(config: TrainConfig, model: Network) -> Optimizer:
+    """The optimizer of `config`; it takes over the memory of the model's trained parameters."""
+    shared = {
+        "weight_decay": config.weight_decay,
+        "decay_all": config.decay_all,
+        "lr_factor": lambda name: 1.0 if model.in_head(name) else config.body_lr_factor,
+    }
+    parameters = model.trainable_parameters()
+    kind = OPTIMIZERS[config.optimizer]
+    if config.optimizer == "sgd":
+        return kind(parameters, config.momentum, config.nesterov, **shared)
+    if config.optimizer == "rmsprop":
+        own = {"momentum": config.rms_momentum, "centered": config.rms_centered}
+        return kind(parameters, config.rms_alpha, config.eps, **own, **shared)
+    return kind(parameters, (config.beta1, config.beta2), config.eps, **shared)
+
+
+def make_average(config: TrainConfig, model: Module, optimizer: Optimizer) -> WeightAverage | None:
+    """The moving average of the weights; None where `config` asks for none."""
+    return WeightAverage(model, optimizer, config.ema) if config.ema else None
 
 
 def schedule_of(config: TrainConfig, total_steps: int) -> Schedule:
@@ -154,4 +173,22 @@ def schedule_of(config: TrainConfig, total_steps: int) -> Schedule:
         warmup_steps=warmup_steps,
         milestones=config.milestones,
         gamma=config.gamma,
+        cycle_shape=config.cycle_shape,
+        cycles=config.cycles,
+        cycle_growth=config.cycle_growth,
     )
+
+
+def momentum_of(config: TrainConfig, total_steps: int) -> Schedule | None:
+    """The momentum as a function of the step; None where it stays the optimizer's own."""
+    if not config.cycle_momentum:
+        return None
+    warmup_steps = None if config.warmup is None else config.warmup * total_steps
+    return cycle_momentum(total_steps, warmup_steps, config.cycle_shape)
+
+
+def plateau_of(config: TrainConfig) -> Plateau | None:
+    """The rule that lowers the rate when validation stands still, where the schedule is that."""
+    if config.schedule != "plateau":
+        return None
+    return Plateau(config.gamma, config.plateau_patience)
