@@ -180,6 +180,12 @@ def _raw_x(right, grad_output, cache):
     return grad_x, (grad_output * cache.x).sum(axis=(0, 2, 3)), grad_bias
 
 
+@bug("BatchNorm1d.backward", "the batch's statistics are treated as constants", "BatchNorm1d:*")
+def _constant_statistics(right, layer, grad_output):
+    layer._cache = layer._cache._replace(batch_statistics=False)
+    return right(layer, grad_output)
+
+
 @bug("batch_norm_backward", "the incoming gradient is overwritten", "block", "conv_bn_relu:*")
 def _overwritten_gradient(right, grad_output, cache):
     grad_x, grad_weight, grad_bias = right(grad_output, cache)

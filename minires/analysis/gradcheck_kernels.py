@@ -14,7 +14,12 @@ from minires import nn
 from minires.analysis.gradcheck import HWNC, Case, Check, make_problem, upstream
 from minires.analysis.gradcheck_cases import all_cases
 from minires.analysis.gradcheck_modules import module_case
-from minires.analysis.gradcheck_operations import batch_norm, conv_bn_relu, convolution
+from minires.analysis.gradcheck_operations import (
+    batch_norm,
+    conv_bn_relu,
+    convolution,
+    max_pool,
+)
 from minires.backend import Array, Device, to_host
 
 TOLERANCES = {"operation": 1e-4, "layer": 1e-4, "block": 1e-4, "network": 1e-3}
@@ -41,6 +46,14 @@ def kernel_cases() -> list[Case]:
         "conv_bn_relu: large, running statistics": (
             "operation",
             conv_bn_relu(images, 16, training=False),
+        ),
+        "max_pool2d: large, 2x2, H,W,N,C in memory": (
+            "operation",
+            max_pool(images, 2, 2, order=HWNC),
+        ),
+        "max_pool2d: large, 3x3, stride 2, H,W,N,C in memory": (
+            "operation",
+            max_pool(images, 3, 2, 1, order=HWNC),
         ),
         "BasicBlock: large, identity": ("block", _block(16, 16, 1)),
         "BasicBlock: large, shortcut A": ("block", _block(16, 32, 2, shortcut="A")),

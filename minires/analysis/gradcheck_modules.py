@@ -147,6 +147,18 @@ def _accumulating(draw: Draw) -> Problem:
     return Problem({**batches, **_values_of(module)}, run, gradients)
 
 
+def _frozen(draw: Draw) -> Problem:
+    """Frozen layers still pass the gradient on to x."""
+    init = Initializer(0, draw.dtype.name)
+    layers = (nn.Conv2d(2, 3, 3, 1, 1, init=init), nn.BatchNorm2d(3, init=init))
+    module = randomize(nn.Sequential(*layers), draw)
+    for _, parameter in module.named_parameters():
+        parameter.frozen = True
+    problem = problem_of_module(module, draw.normal(2, 2, 4, 3))
+    problem.inputs = {"x": problem.inputs["x"]}
+    return problem
+
+
 def _loss_layer(smoothing: float) -> Callable[[Draw], Problem]:
     def make(draw: Draw) -> Problem:
         logits = draw.normal(3, 4)
@@ -171,11 +183,15 @@ def _layers() -> Cases:
         lambda init: nn.Conv2d(3, 2, 3, init=init), shape, order=STRIDED
     )
     yield "BatchNorm2d: training", module_case(lambda init: nn.BatchNorm2d(3, init=init), shape)
+    yield "BatchNorm1d: training", module_case(lambda init: nn.BatchNorm1d(3, init=init), (5, 3))
+    yield "BatchNorm2d: frozen, behind a frozen convolution", _frozen
     yield "ReLU: training", module_case(lambda _: nn.ReLU(), shape, values="away_from_zero")
     yield "MaxPool2d: 3x3, stride 2", module_case(
         lambda _: nn.MaxPool2d(3, 2, 1), shape, values="distinct"
     )
     yield "GlobalAvgPool: training", module_case(lambda _: nn.GlobalAvgPool(), shape)
+    yield "Upsample: factor 2", module_case(lambda _: nn.Upsample(2), shape)
+    yield "Flatten: images", module_case(lambda _: nn.Flatten(), shape)
     yield "Linear: bias", module_case(lambda init: nn.Linear(4, 3, init=init), (2, 4))
     yield "Linear: no bias", module_case(lambda init: nn.Linear(4, 3, False, init=init), (2, 4))
     yield "Dropout: fixed mask", module_case(lambda _: nn.Dropout(0.4, seed=1, layer=2), shape)
@@ -245,11 +261,11 @@ def network(
     order: Any = None,
     **options: Any,
 ) -> Callable[[Draw], Problem]:
-    """A small network of either family, with or without the loss at its end."""
+    """A small network of any family, with or without the loss at its end."""
 
     def make(draw: Draw) -> Problem:
         model = build(name, 5, width=width, dtype=draw.dtype.name, device=draw.device, **options)
-        model.conv1.need_grad_x = True
+        model.first_conv.need_grad_x = True
         x = draw.normal(3, 3, *image, order=order)
         randomize(model, draw)
         _calm(model)
@@ -305,3 +321,17 @@ def _networks() -> Cases:
         "resnet18", 1 / 32, (10, 9), zero_init_residual=True
     )
     yield "network: resnet50", network("resnet50", 1 / 32, (10, 9))
+    yield "network: resnet18, three stages, stem for ImageNet", network(
+        "resnet18", 1 / 32, (20, 18), blocks=(1, 2, 1), stem="imagenet", head_dropout=0.3
+    )
+    yield "network: resnet50-transfer", network(
+        "resnet50-transfer", 1 / 32, (10, 9), blocks=(1, 1), upsample=2
+    )
+    yield "network: resnet9", network("resnet9", 1 / 64, (32, 32))
+    yield "network: resnet9, plain, dropout", network(
+        "resnet9", 1 / 64, (32, 32), plain=True, dropout=0.2, head_dropout=0.2
+    )
+    yield "network: vgg16, five convolutions", network(
+        "vgg16", 1 / 32, (32, 32), blocks=(1, 1, 1, 1, 1), dropout=0.2
+    )
+    yield "network: cnn", network("cnn", 1 / 32, (32, 32))

@@ -205,9 +205,10 @@ def _relus() -> Cases:
     yield "relu: H,W,N,C in memory", _relu((2, 2, 3, 4), HWNC)
 
 
-def _max_pool(
+def max_pool(
     shape: tuple[int, ...], kernel: int, stride: int, padding: int = 0, order: Any = None
 ) -> Callable[[Draw], Problem]:
+    """The problem of one max pool over values that are no ties."""
     return one_input(
         lambda draw: draw.distinct(*shape, order=order),
         lambda x: F.max_pool2d_forward(x, kernel, stride, padding),
@@ -225,14 +226,14 @@ def _global_avg_pool(shape: tuple[int, ...], order: Any = None) -> Callable[[Dra
 
 
 def _poolings() -> Cases:
-    yield "max_pool2d: 2x2", _max_pool((2, 3, 4, 6), 2, 2)
-    yield "max_pool2d: 2x2, odd image", _max_pool((2, 2, 5, 7), 2, 2)
-    yield "max_pool2d: 3x3, overlapping", _max_pool((2, 2, 5, 6), 3, 1)
-    yield "max_pool2d: 3x3, stride 2, padding 1", _max_pool((2, 2, 5, 6), 3, 2, 1)
-    yield "max_pool2d: stride larger than the window", _max_pool((1, 2, 7, 8), 2, 3)
-    yield "max_pool2d: one image, one channel", _max_pool((1, 1, 4, 3), 3, 1)
-    yield "max_pool2d: an array with gaps", _max_pool((2, 2, 4, 5), 2, 2, 0, STRIDED)
-    yield "max_pool2d: H,W,N,C in memory", _max_pool((2, 3, 4, 5), 3, 2, 1, HWNC)
+    yield "max_pool2d: 2x2", max_pool((2, 3, 4, 6), 2, 2)
+    yield "max_pool2d: 2x2, odd image", max_pool((2, 2, 5, 7), 2, 2)
+    yield "max_pool2d: 3x3, overlapping", max_pool((2, 2, 5, 6), 3, 1)
+    yield "max_pool2d: 3x3, stride 2, padding 1", max_pool((2, 2, 5, 6), 3, 2, 1)
+    yield "max_pool2d: stride larger than the window", max_pool((1, 2, 7, 8), 2, 3)
+    yield "max_pool2d: one image, one channel", max_pool((1, 1, 4, 3), 3, 1)
+    yield "max_pool2d: an array with gaps", max_pool((2, 2, 4, 5), 2, 2, 0, STRIDED)
+    yield "max_pool2d: H,W,N,C in memory", max_pool((2, 3, 4, 5), 3, 2, 1, HWNC)
     yield "global_avg_pool: 4x5 image", _global_avg_pool((2, 3, 4, 5))
     yield "global_avg_pool: one pixel", _global_avg_pool((3, 2, 1, 1))
     yield "global_avg_pool: an array with gaps", _global_avg_pool((1, 2, 3, 4), STRIDED)
