@@ -9,22 +9,16 @@ from typing import Any
 
 import click
 
+from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import DATASETS
+from minires.training.config import DATASETS, MODEL_OPTIONS, chosen_values
 
 
 @click.command()
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="NAME", help="Model by name, such as resnet18.")
 @click.option("--num-classes", type=int, metavar="N", default=10, help="Number of classes.")
-@click.option("--width", type=float, metavar="X", default=1.0, help="Factor on the channels.")
-@click.option("--plain", is_flag=True, help="The network has no shortcuts.")
-@click.option(
-    "--shortcut",
-    type=click.Choice(["A", "B"]),
-    show_default="the family's own",
-    help="A: subsample and pad, no parameters; B: projection.",
-)
+@config_options(MODEL_OPTIONS)
 @click.option(
     "--dataset",
     type=click.Choice(DATASETS),
@@ -56,6 +50,9 @@ def command(
     ctx: click.Context,
     weights: Path,
     output: Path,
+    model: str,
+    num_classes: int,
+    dataset: str | None,
     mean: str | None,
     std: str | None,
     as_json: bool,
@@ -63,13 +60,14 @@ def command(
 ) -> None:
     """Make a run folder from WEIGHTS, a safetensors file with PyTorch's names and shapes.
 
-    Both families are understood, and the usual variants: a module. prefix, linear for fc, shortcut
+    All models of train are understood, and the usual variants: a module. prefix, linear for fc, shortcut
     for downsample. If anything is missing or does not fit, it is listed and nothing is written.
     """
     from minires.training.transfer import import_run
 
     numbers = {"mean": _three_numbers("--mean", mean), "std": _three_numbers("--std", std)}
-    result = import_run(weights, output, **numbers, **options)
+    chosen = chosen_values(given_values(options))
+    result = import_run(weights, output, model, num_classes, dataset, **numbers, **chosen)
     if as_json:
         print(json.dumps(result))
         return

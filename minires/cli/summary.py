@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from minires.cli.options import config_options, given_values
+from minires.training.config import MODEL_OPTIONS, chosen_values
 
 if TYPE_CHECKING:
     from minires.models import Summary
@@ -15,27 +18,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--depth", type=int, metavar="N", show_default="20", help="18, 34, 50, 101 or 6n+2.")
-@click.option("--model", metavar="NAME", help="A model by name instead, such as resnet56.")
-@click.option("--width", type=float, default=1.0, help="Channels, as a multiple of the usual ones.")
-@click.option("--plain", is_flag=True, help="Without the shortcuts.")
-@click.option(
-    "--shortcut",
-    type=click.Choice(["A", "B"]),
-    show_default="the family's own",
-    help="Where the shape changes: A pads with zeros, B projects.",
-)
+@click.option("--model", metavar="NAME", help="A model by name instead, such as vgg16.")
+@config_options(MODEL_OPTIONS)
 @click.option("--num-classes", type=int, default=10, help="Outputs of the last layer.")
 @click.option("--image-size", type=click.IntRange(min=1), default=32, help="Pixels per side.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def command(
     depth: int | None,
     model: str | None,
-    width: float,
-    plain: bool,
-    shortcut: str | None,
     num_classes: int,
     image_size: int,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Show a model layer by layer: shapes, parameters, multiply-adds.
 
@@ -47,12 +41,13 @@ def command(
     if depth is not None and model is not None:
         raise UsageError("--depth and --model name two models; give one of them")
     name = model or name_for_depth(20 if depth is None else depth)
-    network = build(name, num_classes, width=width, plain=plain, shortcut=shortcut)
+    chosen = chosen_values(given_values(options))
+    network = build(name, num_classes, **chosen)
     summary = summarize(network, (3, image_size, image_size))
     if as_json:
         print(json.dumps({"model": name, **asdict(summary)}))
     else:
-        _show(f"{name}{', plain' if plain else ''}", summary)
+        _show(", ".join([name, *map(_spell, chosen.items())]), summary)
 
 
 def _show(title: str, summary: Summary) -> None:
@@ -78,6 +73,15 @@ def _show(title: str, summary: Summary) -> None:
         )
     print(title)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _spell(option: tuple[str, Any]) -> str:
+    """An option of the network in words: plain, stem imagenet, blocks 3,4,3."""
+    name, value = option
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"not {words}"
+    return f"{words} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -32,15 +32,14 @@ def import_run(
     output: Path,
     model: str,
     num_classes: int = 10,
-    width: float = 1.0,
-    plain: bool = False,
-    shortcut: str | None = None,
     dataset: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Make the run folder `output` with a `best` checkpoint of the file `weights`.
 
+    options: those of `models.build`, such as `width`.
     mean, std: the normalisation that the weights expect (3 floats each, for pixels scaled to
     0..1); None: what the file notes, else CIFAR-10's. Returns what the command reports. Raises
     `CheckpointError` if the file does not fit, `UsageError` if the folder holds a run already;
@@ -50,7 +49,7 @@ def import_run(
     run = RunFolder(output)
     if run.exists():
         raise UsageError(f"--output {output}: holds a run already; choose another folder")
-    network = build(model, num_classes, width=width, plain=plain, shortcut=shortcut)
+    network = build(model, num_classes, **options)
     read = import_weights(network, weights)
     mean, mean_from = _choose(mean, read, "mean", CIFAR10_MEAN)
     std, std_from = _choose(std, read, "std", CIFAR10_STD)
@@ -61,8 +60,7 @@ def import_run(
         mean=mean,
         std=std,
         class_names=_class_names(read, num_classes, dataset),
-        config={"dataset": dataset, "model": model, "width": width, "plain": plain}
-        | ({"shortcut": shortcut} if shortcut else {}),
+        config={"dataset": dataset, "model": model, **options},
         extra={"imported_from": str(weights)},
     )
     _save_in_new_folder(run, checkpoint)

@@ -62,6 +62,23 @@ def test_import_makes_a_run_folder(run_cli, weights, tmp_path):
     assert checkpoint.class_names[3] == "cat" and len(checkpoint.class_names) == 10
 
 
+def test_a_network_with_other_options(run_cli, tmp_path):
+    from safetensors.numpy import save_file
+
+    state = build("resnet18", 7, width=0.125, blocks=(1, 2), stem="imagenet").state_dict()
+    save_file(state, tmp_path / "w")
+    options = ("--width", "0.125", "--blocks", "1,2", "--num-classes", "7", "--model", "resnet18")
+    code, _, err = run_cli("import", tmp_path / "w", *options, "--output", tmp_path / "run")
+    assert code == 4 and "try --stem imagenet" in err and not (tmp_path / "run").exists()
+    import_json(
+        run_cli, tmp_path / "w", *options, "--stem", "imagenet", "--output", tmp_path / "run"
+    )
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert checkpoint.spec["stem"] == "imagenet" and checkpoint.config["blocks"] == [1, 2]
+    restored = restore_model(checkpoint, tmp_path / "run").state_dict()
+    assert all(restored[name].tobytes() == array.tobytes() for name, array in state.items())
+
+
 def test_the_normalisation_is_stored_and_shown(run_cli, weights, tmp_path):
     code, out, _ = run_cli("import", weights, "--model", "resnet8", "--output", tmp_path / "a")
     assert code == 0
@@ -154,8 +171,8 @@ def assert_refused(run_cli, code, words, *arguments):
         (("--model", "resnet14"), 4, "missing: layer1.1"),
         (("--model", "resnet8", "--num-classes", 100), 4, "try --num-classes 10"),
         (("--model", "resnet8", "--shortcut", "B"), 4, "try --shortcut A"),
-        (("--model", "resnet9"), 2, "--depth 9"),
-        (("--model", "resnt8"), 2, "did you mean resnet8"),
+        (("--model", "resnet10"), 2, "--depth 10"),
+        (("--model", "resnt8"), 2, "did you mean 'resnet8'"),
         (("--model", "resnet8", "--mean", "0.5,0.5"), 2, "--mean 0.5,0.5: must be three numbers"),
         (("--model", "resnet8", "--mean", "nan,0,0"), 2, "three numbers"),
         (("--model", "resnet8", "--mean", "125,123,114"), 2, "divide values for 0..255 by 255"),

@@ -54,12 +54,23 @@ def test_summary_of_variants():
     assert small["multiply_adds"] < full["multiply_adds"] / 3.9
 
 
+def test_summary_of_other_families():
+    args = ("--model", "resnet18", "--blocks", "4,4,3", "--head-dropout", "0.2")
+    assert json.loads(run("summary", *args, "--json").stdout)["parameters"] == 4_697_162
+    table = run("summary", "--model", "resnet50-transfer", "--width", "0.25", "--upsample", "2")
+    assert table.stdout.startswith("resnet50-transfer, width 0.25, upsample 2\n")
+    for text in ("Upsample", "3 x 64 x 64", "MaxPool2d", "BatchNorm1d", "Flatten", "head.5"):
+        assert text in table.stdout
+
+
 @pytest.mark.parametrize(
     "args, text",
     [
+        (["--model", "cnn", "--shortcut", "B"], "--shortcut: cnn has no such option"),
+        (["--blocks", "3,x"], "--blocks: must be whole numbers above 0, such as 3,4,3"),
         (["--depth", "21"], "--depth 21: no such ResNet"),
         (["--depth", "20", "--model", "resnet20"], "--depth and --model"),
-        (["--width", "0"], "--width 0"),
+        (["--width", "0"], "--width: must be greater than 0"),
         (["--num-classes", "1"], "--num-classes 1"),
         (["--image-size", "0"], "--image-size"),
     ],
