@@ -9,6 +9,7 @@ import pytest
 from minires.errors import CheckpointError, UsageError
 from minires.training.config import (
     FIELDS,
+    MODEL_OPTIONS,
     SCHEDULES,
     TrainConfig,
     chosen_values,
@@ -69,6 +70,15 @@ def test_depth_names_a_model_and_the_stronger_layer_decides(toml):
         ("schedule = 'cos'", ["schedule", "cosine"]),
         ("milestones = [0.7, 0.5]", ["milestones", "rising"]),
         ("milestones = ['a']", ["milestones"]),
+        ("blocks = [3, 0]", ["blocks", "whole numbers above 0"]),
+        ("blocks = [3, 1.5]", ["blocks", "whole numbers above 0"]),
+        ("blocks = []", ["blocks", "such as 3,4,3"]),
+        ("blocks = 3", ["blocks", "such as 3,4,3"]),
+        ("head_dropout = 1", ["head_dropout", "at most 0.95"]),
+        ("stem = 'vgg'", ["stem", "imagenet"]),
+        ("upsample = 0", ["upsample", "at least 1"]),
+        ("max_parameters = -1", ["max_parameters", "at least 0"]),
+        ("freeze = ['body']", ["freeze", "text"]),
         ("depth = 21", ["my.toml", "21"]),
         ("depth = 'x'", ["depth", "whole number"]),
         ("epochs = ", ["not TOML"]),
@@ -122,6 +132,21 @@ def test_round_trips_through_json_and_toml(toml):
     assert TrainConfig.from_dict(config.to_dict(), "x") == config
     assert resolve({}, toml(config.to_toml())) == config
     assert tomllib.loads(config.to_toml())["lr"] == 1e-5
+
+
+def test_blocks_make_the_round_trip_too(toml):
+    config = resolve({"blocks": [4, 4, 3], "freeze": "body,*.bn1", "head_dropout": 0})
+    assert config.blocks == (4, 4, 3) and config.head_dropout == 0.0
+    assert TrainConfig.from_dict(config.to_dict(), "x") == config
+    assert resolve({}, toml(config.to_toml())) == config
+
+
+def test_the_options_of_the_network_are_those_of_build():
+    from minires.models.registry import OPTIONS
+
+    assert set(MODEL_OPTIONS) == set(OPTIONS)
+    config = TrainConfig()
+    assert config.model_options == {"seed": 0, **OPTIONS}
 
 
 def test_a_config_of_another_version_is_a_checkpoint_error():

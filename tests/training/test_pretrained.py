@@ -26,7 +26,7 @@ def images(size):
 def save(path, state):
     from safetensors.numpy import save_file
 
-    save_file({n: np.ascontiguousarray(v) for n, v in state.items()}, path)
+    save_file({n: np.array(v, order="C") for n, v in state.items()}, path)
     return path
 
 
