@@ -1,0 +1,51 @@
+"""A convolution on its own, and the choice of the rung that runs it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, kernel, options
+from minires.functional.conv import Conv2dCache
+from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
+from minires.kernels.cuda.columns import Columns
+from minires.kernels.cuda.implicit import Implicit
+
+
+def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Implicit | None:
+    """The implicit product for 16-bit types, columns for float32 or with `--conv direct`."""
+    if not is_activation(x) or weight.ndim != 4 or weight.dtype != np.float32:
+        return None
+    n, c, h, w = x.shape
+    half = x.dtype.itemsize == 2 and options.conv == "auto"
+    return (Implicit if half else Columns)((n, h, w, c), weight, stride, padding)
+
+
+@kernel("conv2d_forward", "gpu")
+def conv2d_forward(
+    x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+) -> tuple[Array, Conv2dCache]:
+    """`functional.conv.conv2d_forward`."""
+    conv = strategy(x, weight, stride, padding)
+    if conv is None:
+        return NotImplemented
+    y, _ = conv.forward(to_nhwc(x), weight)
+    if bias is not None:
+        y += bias.astype(y.dtype)
+    return logical(y), Conv2dCache(x, weight, bias is not None, stride, padding)
+
+
+@kernel("conv2d_backward", "gpu")
+def conv2d_backward(
+    grad_output: Array, cache: Conv2dCache, need_grad_x: bool = True
+) -> tuple[Array | None, Array, Array | None]:
+    """`functional.conv.conv2d_backward`."""
+    x, weight, has_bias, stride, padding = cache
+    conv = strategy(x, weight, stride, padding)
+    if conv is None or not is_activation(grad_output, x):
+        return NotImplemented
+    grad = to_nhwc(grad_output)
+    grad_bias = None
+    if has_bias:
+        grad_bias = grad.reshape(-1, grad.shape[3]).sum(axis=0, dtype=np.float32)
+    grad_x = logical(conv.input_gradient(grad, weight)) if need_grad_x else None
+    return grad_x, conv.weight_gradient(to_nhwc(x), grad), grad_bias

@@ -1,0 +1,122 @@
+"""The two ends of a network and its update: the batch, the linear layer, the loss, SGD."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minires.backend import Array, kernel
+from minires.functional.linear import LinearCache
+from minires.functional.loss import CrossEntropyCache
+from minires.functional.random import AUGMENT, random_bits
+from minires.kernels.cuda import precision
+from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, logical
+from minires.kernels.cuda.instantiations import TYPES
+from minires.kernels.cuda.runtime import empty, launch, product
+
+MAX_CHANNELS = 8
+"""As in images.cu."""
+
+
+@kernel("augment_batch", "gpu")
+def augment_batch(images, indices, table, offsets=None, flips=None, padding=0) -> Array:
+    """`functional.augmentation.augment_batch`; the batch has the type of the precision."""
+    n, c, h, w = images.shape
+    given = [a for a in (images, indices, table, offsets, flips) if a is not None]
+    if c > MAX_CHANNELS or table.dtype != np.float32 or indices.dtype != np.int64:
+        return NotImplemented
+    if not all(array.flags.c_contiguous for array in given) or not indices.size:
+        return NotImplemented
+    x = empty((indices.size, h, w, c), precision.current.dtype)
+    cropped = offsets if padding else None
+    launch("images", f"augment<{cuda_type(x)}>", blocks_for(indices.size * h * w), (THREADS,),
+           images, indices, table, cropped, flips, x, indices.size, c, h, w, padding)
+    return logical(x)
+
+
+@kernel("draw_augmentation", "gpu")
+def draw_augmentation(seed: int, epoch: int, indices: Array, padding: int, flip: bool):
+    """`functional.augmentation.draw_augmentation`, the same numbers."""
+    if indices.dtype != np.int64 or not indices.flags.c_contiguous:
+        return NotImplemented
+    state = np.uint64(random_bits(seed, AUGMENT, epoch))
+    offsets = empty((indices.size, 2), np.int64)
+    flips = empty((indices.size,), np.bool_)
+    launch("images", "draw", blocks_for(indices.size), (THREADS,), state, indices, offsets, flips,
+           indices.size, padding, bool(flip))
+    return offsets, flips
+
+
+def _widened(array: Array) -> Array:
+    """A matrix in float32 and in row order."""
+    if array.dtype != np.float32:
+        array = array.astype(np.float32)
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+@kernel("linear_forward", "gpu")
+def linear_forward(x, weight, bias=None):
+    """`functional.linear.linear_forward` in float32, whatever the type of x."""
+    if x.dtype.name not in TYPES or weight.dtype != np.float32 or not x.size:
+        return NotImplemented
+    y = empty((x.shape[0], weight.shape[0]), np.float32)
+    product(_widened(x), _widened(weight), y, b_t=True)
+    if bias is not None:
+        y += bias
+    return y, LinearCache(x, weight, bias is not None)
+
+
+@kernel("linear_backward", "gpu")
+def linear_backward(grad_output: Array, cache: LinearCache):
+    """`functional.linear.linear_backward` in float32; grad_x has the type of grad_output."""
+    x, weight, has_bias = cache
+    if grad_output.dtype != np.float32 or weight.dtype != np.float32 or x.dtype.name not in TYPES:
+        return NotImplemented
+    grad = _widened(grad_output)
+    grad_x, grad_weight = empty(x.shape, np.float32), empty(weight.shape, np.float32)
+    product(grad, _widened(weight), grad_x)
+    product(grad, _widened(x), grad_weight, a_t=True)
+    return grad_x, grad_weight, grad.sum(axis=0) if has_bias else None
+
+
+@kernel("cross_entropy_forward", "gpu")
+def cross_entropy_forward(logits, labels, label_smoothing=0.0):
+    """`functional.loss.cross_entropy_forward`."""
+    fits = logits.dtype.name in TYPES and labels.dtype == np.int64 and logits.size
+    if not fits or not (logits.flags.c_contiguous and labels.flags.c_contiguous):
+        return NotImplemented
+    n, k = logits.shape
+    probabilities, targets = empty((n, k), np.float32), empty((n, k), np.float32)
+    loss = empty((), np.float32)
+    launch("loss", f"cross_entropy<{cuda_type(logits)}>", (1,), (1024,), logits, labels,
+           probabilities, targets, loss, n, k, float(label_smoothing))
+    return loss, CrossEntropyCache(probabilities, targets, logits)
+
+
+@kernel("cross_entropy_backward", "gpu")
+def cross_entropy_backward(cache: CrossEntropyCache) -> Array:
+    """`functional.loss.cross_entropy_backward`."""
+    probabilities, targets, like = cache
+    if probabilities.dtype != np.float32 or like.dtype.name not in TYPES:
+        return NotImplemented
+    grad = empty(like.shape, like.dtype)
+    launch("loss", f"cross_entropy_gradient<{cuda_type(like)}>", blocks_for(grad.size), (THREADS,),
+           probabilities, targets, grad, np.int64(grad.size), like.shape[0])
+    return grad
+
+
+@kernel("sgd_step", "gpu")
+def sgd_step(
+    weights, grads, velocity, lr, momentum=0.0, weight_decay=0.0, nesterov=False
+) -> None:
+    """`functional.optimizer.sgd_step`: one launch; lr may be a 0-d array on the device."""
+    arrays = (weights, grads, velocity)
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
+        return NotImplemented
+    rate = lr if getattr(lr, "ndim", None) == 0 and not isinstance(lr, np.generic) else None
+    if rate is not None and rate.dtype != np.float32:
+        return NotImplemented
+    blocks = min(blocks_for(weights.size)[0], 2048)
+    launch("optimizer", "sgd", (blocks,), (THREADS,), weights, grads, velocity,
+           np.int64(weights.size), rate, 0.0 if rate is not None else float(lr), float(momentum),
+           float(weight_decay), bool(nesterov))
+    return None

@@ -1,0 +1,95 @@
+"""Which kernels exist: for each source file, the names that its templates are compiled under.
+
+A name is also what a launcher asks for, so a kernel that is not listed here cannot be launched, and
+the test that compiles this list compiles everything that a training can ask for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPES = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+"""NumPy's names of the activation types, and CUDA's."""
+
+HALF_TYPES = ("__half", "__nv_bfloat16")
+
+VECTOR = {"float": 4, "__half": 8, "__nv_bfloat16": 8}
+"""How many values 16 bytes hold."""
+
+STEP, STAGES = 32, 3
+"""As in conv.cu: the length of one step of the inner product, and how many are under way."""
+
+
+class Tile(NamedTuple):
+    """A block's share of a matrix, rows x columns, and that of each of its warps."""
+
+    rows: int
+    columns: int
+    warp_rows: int
+    warp_columns: int
+
+    @property
+    def threads(self) -> int:
+        """Threads per block."""
+        return self.rows // self.warp_rows * (self.columns // self.warp_columns) * 32
+
+    def kernel(self, name: str, dtype: str) -> str:
+        """The instantiation of template `name` for this tile."""
+        return f"{name}<{dtype}, {', '.join(str(size) for size in self)}>"
+
+
+CONVOLVE_TILES = (
+    Tile(128, 128, 64, 32),
+    Tile(128, 64, 32, 32),
+    Tile(128, 32, 32, 16),
+    Tile(128, 16, 16, 16),
+)
+WEIGHT_TILES = (Tile(128, 128, 64, 32), Tile(64, 64, 32, 32), Tile(32, 32, 16, 16),
+                Tile(16, 16, 16, 16))
+
+
+def shared_bytes(tile: Tile) -> int:
+    """The dynamic shared memory of a convolution kernel: its pipeline, or the finished tile."""
+    pipeline = STAGES * (tile.rows + tile.columns) * STEP * 2
+    return max(pipeline, tile.rows * (tile.columns + 8) * 2)
+
+
+def _vectors(*names: str) -> list[str]:
+    return [
+        f"{name}<{dtype}, {width}>"
+        for name in names
+        for dtype in VECTOR
+        for width in (VECTOR[dtype], 1)
+    ]
+
+
+def _types(*names: str) -> list[str]:
+    return [f"{name}<{dtype}>" for name in names for dtype in VECTOR]
+
+
+INSTANTIATIONS: dict[str, list[str]] = {
+    "batch_norm": [
+        *_vectors("moments", "normalize", "gradient_sums", "input_gradient"),
+        "finish_moments",
+        "running_affine",
+        "finish_gradient",
+    ],
+    "columns": _types("im2col", "col2im"),
+    "conv": [
+        *(tile.kernel("convolve", dtype) for dtype in HALF_TYPES for tile in CONVOLVE_TILES),
+        *(tile.kernel("weight_gradient", dtype) for dtype in HALF_TYPES for tile in WEIGHT_TILES),
+        "add_slabs",
+    ],
+    "elementwise": [
+        *_vectors("add", "relu_forward", "relu_backward"),
+        *_types("shortcut_forward", "shortcut_backward"),
+        *(f"pack<{a}, {b}>" for a in VECTOR for b in VECTOR),
+    ],
+    "images": ["draw", *_types("augment")],
+    "loss": _types("cross_entropy", "cross_entropy_gradient"),
+    "optimizer": ["sgd"],
+    "pooling": [
+        *_types("average_forward", "max_forward", "max_backward"),
+        *(f"average_backward<{a}, {b}>" for a in VECTOR for b in VECTOR if a in ("float", b)),
+    ],
+}

@@ -1,0 +1,48 @@
+"""The kernels run on the CPU under the address sanitizer, in a process of their own.
+
+The sanitizer has to be loaded before Python starts, hence the process. The checks are in on_cpu.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernels.cuda.twin_runtime import SANITIZE, compiler
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+
+
+def sanitizer() -> str | None:
+    """The sanitizer's library, None where the compiler or the library is missing."""
+    if compiler() is None:
+        return None
+    command = [compiler(), "-print-file-name=libasan.so"]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return path if Path(path).is_file() else None
+
+
+def test_every_kernel_on_the_cpu_against_the_reference_under_the_address_sanitizer():
+    library = sanitizer()
+    if library is None:
+        pytest.skip("g++ with its address sanitizer is not installed")
+    environment = {
+        **os.environ,
+        SANITIZE: "1",
+        "LD_PRELOAD": library,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(HERE / "on_cpu.py")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
