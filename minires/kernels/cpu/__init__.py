@@ -7,8 +7,8 @@ the images, with BLAS at one thread each.
 
 import threadpoolctl
 
-from minires.kernels.cpu import conv2d, fused, pooling, simple
+from minires.kernels.cpu import conv2d, dropout, fused, pooling, simple
 
 threadpoolctl.threadpool_limits(1, user_api="blas")
 
-__all__ = ["conv2d", "fused", "pooling", "simple"]
+__all__ = ["conv2d", "dropout", "fused", "pooling", "simple"]
