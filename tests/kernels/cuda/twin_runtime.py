@@ -55,11 +55,12 @@ def _entry_points(source: str) -> str:
     """C++ that includes the source and has one table of its instantiations."""
     names = INSTANTIATIONS[source]
     parameters = "const unsigned* grid, const unsigned* block, size_t shared, void** a, int count"
-    lines = ['#include "ptx.cuh"', f'#include "{source}.cu"', f'extern "C" int run(int i, {parameters})']
-    lines += ["{", "  switch (i) {"]
+    lines = ['#include "ptx.cuh"', f'#include "{source}.cu"']
+    lines += [f'extern "C" int run(int i, {parameters}) {{', "  switch (i) {"]
     for index, name in enumerate(names):
         lines.append(f"    case {index}: return twin::run({name}, grid, block, shared, a, count);")
-    lines += ["  }", "  return -2;", "}", 'extern "C" void sizes(int i, int* out) {', "  switch (i) {"]
+    lines += ["  }", "  return -2;", "}"]
+    lines += ['extern "C" void sizes(int i, int* out) {', "  switch (i) {"]
     for index, name in enumerate(names):
         lines.append(f"    case {index}: return twin::sizes({name}, out);")
     lines += ["  }", "}", ""]
