@@ -1,9 +1,9 @@
 r"""Two-dimensional convolution: the forward pass and both gradients.
 
 Every output pixel looks at one window of the padded input and takes its dot product with each
-filter. With stride $s$, $K$ filters and $C$ input channels,
+filter. With stride $s$, $K$ filters, $C$ input channels and $\tilde x$ for the padded input,
 
-$$ y_{n,k,p,q} = b_k + \sum_{c,i,j} w_{k,c,i,j}\; x_{n,c,\,sp+i,\,sq+j} $$
+$$ y_{n,k,p,q} = b_k + \sum_{c,i,j} w_{k,c,i,j}\; \tilde x_{n,c,\,sp+i,\,sq+j} $$
 
 (As everywhere in deep learning, the filter is not flipped: mathematicians call this
 cross-correlation.)
@@ -71,15 +71,16 @@ def conv2d_backward(
 ) -> tuple[Array | None, Array, Array | None]:
     r"""The gradients of a convolution: grad_x (N, C, H, W), grad_weight (K, C, kh, kw), grad_bias.
 
-    grad_output: (N, K, P, Q). With $g$ for grad_output and $L$ for the loss,
+    grad_output: (N, K, P, Q). Write $g$ for it, $L$ for the loss, $\tilde x$ for the padded input:
 
-    $$ \partial L/\partial w_{k,c,i,j} = \sum_{n,p,q} g_{n,k,p,q}\; x_{n,c,\,sp+i,\,sq+j} \qquad
-       \partial L/\partial x_{n,c,u,v} = \sum_{k,i,j,p,q:\; sp+i=u,\, sq+j=v}
-           g_{n,k,p,q}\; w_{k,c,i,j} $$
+    $$ \partial L/\partial w_{k,c,i,j} = \sum_{n,p,q} g_{n,k,p,q}\; \tilde x_{n,c,\,sp+i,\,sq+j}
+       \qquad \partial L/\partial\tilde x_{n,c,u,v} =
+           \sum_{k,i,j,p,q:\; sp+i=u,\, sq+j=v} g_{n,k,p,q}\; w_{k,c,i,j} $$
 
     A weight was used at every position, so its gradient sums over all of them; a pixel was seen by
-    every window that covers it, and each sends its share back. grad_bias (K,) is the sum of
-    grad_output over images and positions, or None without a bias; grad_x is None unless needed.
+    every window that covers it, and each sends its share back; that of the border is cut off.
+    grad_bias (K,) is the sum of grad_output over images and positions, or None without a bias;
+    grad_x is None unless needed.
     """
     xp = array_module(grad_output)
     x, weight, has_bias, stride, padding = cache
