@@ -27,6 +27,7 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarr
     return ((np.arange(256) / 255 - mean) / std).astype(np.float32)
 
 
+@operation
 def draw_augmentation(
     seed: int, epoch: int, indices: Array, padding: int, flip: bool
 ) -> tuple[Array, Array]:
