@@ -22,6 +22,8 @@ from minires.spelling import nearest
 COMMANDS = {
     "train": ("minires.cli.train", "Train a network, or continue a run with --resume."),
     "evaluate": ("minires.cli.evaluate", "Measure a run: accuracy, loss, each class."),
+    "lr-find": ("minires.cli.lr_find", "Find a learning rate: raise it until the loss explodes."),
+    "sanity": ("minires.cli.sanity", "Check a training before it is run, and explain what fails."),
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
     "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
     "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
@@ -74,7 +76,8 @@ def _complete_options(command: click.Command) -> None:
             own = parameter.envvar or []
             own = [own] if isinstance(own, str) else list(own)
             name = parameter.name.strip("_").upper()
-            parameter.envvar = [*own, f"MINIRES_{command.name.upper()}_{name}", f"MINIRES_{name}"]
+            prefix = command.name.upper().replace("-", "_")
+            parameter.envvar = [*own, f"MINIRES_{prefix}_{name}", f"MINIRES_{name}"]
 
 
 def _debug_option() -> click.Option:

@@ -14,7 +14,10 @@ from minires.errors import UsageError
 from minires.training.config import FIELDS, MODEL_OPTIONS, chosen_values, resolve
 
 GROUPS = {
-    "Run": ("recipe", "config_file", "run_dir", "resume_path"),
+    "Run": (
+        *("recipe", "config_file", "run_dir", "resume_path"),
+        *("steps", "lowest", "highest", "output"),
+    ),
     "Data": (
         *("dataset", "data_dir", "limit", "val_split", "augment", "crop_padding", "flip"),
         *("color_jitter", "cutout", "mixup", "cutmix", "mix_share", "tta"),
@@ -33,7 +36,7 @@ GROUPS = {
         "as_json",
     ),
 }
-"""The sections of the help, and the order of the options in each."""
+"""The sections of the help, and the order of the options in each, also for lr-find and sanity."""
 
 
 class GroupedCommand(click.Command):

@@ -1,0 +1,71 @@
+"""A training that is not kept: what `lr-find` and `sanity` try things on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from minires.backend import Array, select_device
+from minires.nn import CrossEntropyLoss
+from minires.optim import clip_by_norm, clip_by_value
+from minires.training.config import TrainConfig
+from minires.training.setup import (
+    check_model,
+    load_training_data,
+    make_model,
+    make_optimizer,
+    make_train_loader,
+)
+from minires.training.weights import load_pretrained
+
+
+class Throwaway:
+    """The data of `config` and a fresh model with its optimizer; nothing is written anywhere."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        check_model(config)
+        self.config = config
+        self.device = select_device(config.device, config.threads, config.conv)
+        self.data = load_training_data(config)
+        self.images = self.data.train.to(self.device)
+        self.renew()
+
+    def renew(self) -> None:
+        """Start again with a fresh model."""
+        config = self.config
+        self.model = make_model(config, self.data.num_classes, self.device)
+        if config.pretrained:
+            load_pretrained(self.model, Path(config.pretrained))
+        self.optimizer = make_optimizer(config, self.model)
+        self.loss = CrossEntropyLoss(config.label_smoothing)
+        self.steps = 0
+
+    def batches(self) -> Iterator[tuple[Array, Array]]:
+        """Training batches without end, epoch after epoch."""
+        data = self.data
+        loader = make_train_loader(
+            self.config, self.images, data.train_indices, self.device, data.normalization
+        )
+        epoch = 0
+        while True:
+            yield from loader.epoch(epoch)
+            epoch += 1
+
+    def forward_backward(self, x: Array, labels: Array) -> tuple[Array, Array]:
+        """The loss, 0-d, and the logits of a batch; afterwards the gradients are there."""
+        self.model.train()
+        self.model.set_step(self.steps)
+        self.model.zero_grad()
+        logits = self.model(x)
+        loss = self.loss.forward(logits, labels)
+        self.model.backward(self.loss.backward())
+        return loss, logits
+
+    def update(self, lr: float) -> None:
+        """Clip as the config says, and make one update with the rate `lr`."""
+        if self.config.clip_value:
+            clip_by_value(self.optimizer, self.config.clip_value)
+        if self.config.clip_norm:
+            clip_by_norm(self.optimizer, self.config.clip_norm)
+        self.optimizer.step(lr)
+        self.steps += 1
