@@ -13,6 +13,7 @@ from minires import functional as F
 from minires.backend import options, to_host
 from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
 from minires.kernels import cuda
+from minires.kernels.cuda import columns
 
 TYPES = {"float32": np.float32, "float16": np.float16}
 try:
@@ -65,6 +66,7 @@ CONVOLUTIONS = [  # N, C, H, W, K, kernel, stride, padding
     (1, 64, 4, 4, 64, 3, 1, 1),
     (1, 136, 3, 5, 128, 3, 1, 1),
     (2, 8, 11, 11, 16, 5, 3, 2),
+    (3, 8, 11, 13, 16, 3, 1, 1),  # several tiles of rows, two slabs of the weight gradient
 ]
 
 
@@ -116,7 +118,7 @@ def test_batch_norm(case, training, dtype, place):
 @pytest.mark.parametrize("shortcut", [True, False])
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(
-    "case", [(2, 3, 9, 7, 16, 3, 1, 1), (5, 16, 6, 6, 20, 3, 2, 1), (3, 8, 7, 7, 64, 1, 2, 0)]
+    "case", [(3, 3, 11, 13, 16, 3, 1, 1), (5, 16, 6, 6, 20, 3, 2, 1), (3, 8, 7, 7, 64, 1, 2, 0)]
 )
 def test_fused_unit(case, relu, shortcut, dtype, place):
     n, c, h, w, k, size, stride, padding = case
@@ -145,6 +147,37 @@ def test_fused_unit(case, relu, shortcut, dtype, place):
             assert value is None
         else:
             close(value, exactly, limit)
+
+
+def test_fused_unit_with_running_statistics(dtype, place):
+    rng = np.random.default_rng(11)
+    x, weight = place(draw(rng, (2, 8, 7, 5), dtype)), draw(rng, (16, 8, 3, 3))
+    vectors = [place(rng.uniform(0.5, 2, 16).astype(np.float32)) for _ in range(4)]
+    exact = wide(x, weight.astype(dtype), *vectors)
+    how = {"padding": 1, "training": False, "relu": False}
+    y, cache = cuda.fused.conv_bn_relu_forward(x, place(weight), *vectors, **how)
+    wanted, wanted_cache = F.conv_bn_relu_forward.reference(*exact, **how)
+    close(y, wanted, TOLERANCE[dtype.name] * 4)
+    assert all(np.array_equal(a, b) for a, b in zip(wide(*vectors), exact[2:], strict=True))
+    grad = place(draw(rng, y.shape, dtype))
+    got = cuda.fused.conv_bn_relu_backward(grad, cache)
+    expected = F.conv_bn_relu_backward.reference(*wide(grad), wanted_cache)
+    for value, exactly in zip(got[:4], expected[:4], strict=True):
+        close(value, exactly, TOLERANCE[dtype.name] * 4)
+
+
+def test_columns_in_groups_of_images(place, monkeypatch):
+    monkeypatch.setattr(columns, "COLUMN_BYTES", 6 * 5 * 27 * 4 * 2)  # two images at a time
+    rng = np.random.default_rng(12)
+    x, weight = draw(rng, (5, 3, 6, 5)), draw(rng, (4, 3, 3, 3))
+    y, cache = cuda.conv2d.conv2d_forward(place(x), place(weight), None, 1, 1)
+    wanted, wanted_cache = F.conv2d_forward.reference(*wide(x, weight), None, 1, 1)
+    close(y, wanted, 2e-5)
+    grad = draw(rng, y.shape)
+    got = cuda.conv2d.conv2d_backward(place(grad), cache)
+    expected = F.conv2d_backward.reference(*wide(grad), wanted_cache)
+    close(got[0], expected[0], 2e-5)
+    close(got[1], expected[1], 2e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 3), (2, 5, 7, 4), (3, 16, 6, 6)])
