@@ -138,3 +138,18 @@ def test_the_soft_loss_is_torch_s(smoothing):
     np.testing.assert_allclose(cross_entropy_backward(cache), twin.grad.numpy(), rtol=1e-10)
     half, _ = soft_cross_entropy_forward(logits.astype(np.float16), shares.astype(np.float32))
     assert half.dtype == np.float32
+
+
+def test_the_gradient_of_the_soft_loss_is_that_of_central_differences():
+    rng = np.random.default_rng(5)
+    logits, shares = rng.normal(size=(3, 4)), rng.dirichlet(np.ones(4), 3)
+    gradient = cross_entropy_backward(soft_cross_entropy_forward(logits, shares, 0.1)[1])
+    for index in np.ndindex(3, 4):
+        step = np.zeros((3, 4))
+        step[index] = 1e-5
+        losses = [
+            float(soft_cross_entropy_forward(logits + sign * step, shares, 0.1)[0])
+            for sign in (1, -1)
+        ]
+        difference = (losses[0] - losses[1]) / 2e-5
+        assert gradient[index] == pytest.approx(difference, rel=1e-5, abs=1e-8)
