@@ -148,8 +148,8 @@ TAPS = [TINT[ORANGE], TINT[GREEN], "#ecd9e4"]
 @figure
 def products() -> Figure:
     """All products of a convolution in one dimension: rows, columns and diagonals."""
-    fig, ax = canvas(16.0, 6.1, 0.44)
-    left, top = 3.4, 1.5
+    fig, ax = canvas(14.0, 6.1, 0.46)
+    left, top = 1.3, 1.5
     for u in range(5):
         label(ax, left + 1.5 * u + 0.75, top - 0.5, f"$x_{u}$", BLUE, fontsize=13)
     for q in range(3):

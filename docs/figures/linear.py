@@ -252,6 +252,6 @@ def linear_gradients() -> Figure:
             _block(ax, left, top + (tall - height) / 2, width, height, name, color, row, column)
             left += width + 0.55
             shown = {"=": "=", "x": r"$\cdot$", " ": ""}[sign]
-            label(ax, left, top + tall / 2, shown, fontsize=14)
+            label(ax, left - 0.1, top + tall / 2, shown, fontsize=24 if sign == "x" else 14)
             left += 0.75
     return fig

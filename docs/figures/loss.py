@@ -150,7 +150,7 @@ def difference_step() -> Figure:
         else:
             ax.loglog(steps, errors, line, color=color, label=f"{kind}, {dtype}")
     ax.axvline(1e-5, color=GREY, linewidth=0.9)
-    ax.text(8e-6, 0.6, "the step of\nminires", color=GREY, fontsize=9, va="top", ha="right")
+    ax.text(1.4e-5, 2.0, "the step of\nminires", color=GREY, fontsize=9, va="top")
     ax.set_xlabel("step $h$")
     ax.set_ylabel("relative error of the slope")
     ax.set_ylim(1e-13, 3)

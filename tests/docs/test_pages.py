@@ -1,4 +1,4 @@
-"""Every page of the documents keeps its promises: code, outputs, tables, links, figures, exercises."""
+"""Every page of the documents keeps its promises: code, outputs, links, figures, exercises."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("copy")
     exercises.copy_project(folder)
     return folder
+
+
+def test_a_change_planted_in_the_package_is_seen(copy):
+    name = "docs/06-both-gradients-of-a-convolution.md"
+    _, text = read(name)
+    assert includes.refresh(text, name, copy) == text
+    path = copy / "minires" / "functional" / "conv.py"
+    source = path.read_text(encoding="utf-8")
+    path.write_text(source.replace("inner = padded[", "inside = padded["), encoding="utf-8")
+    changed = includes.refresh(text, name, copy)
+    path.write_text(source, encoding="utf-8")
+    assert changed.count("inside = padded[") == text.count("inner = padded[") == 2
 
 
 @pytest.mark.parametrize("exercise", BREAKS, ids=[one.where for one in BREAKS])
