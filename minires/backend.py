@@ -190,6 +190,28 @@ def to_device(array: Array, device: Device) -> Array:
         return cupy.asarray(array)
 
 
+_scratch: dict[str, tuple[Callable[[], int], Callable[[], None]]] = {}
+
+
+def report_scratch(kind: str, peak: Callable[[], int], forget: Callable[[], None]) -> None:
+    """Tell how much memory the kernels of devices of `kind` keep for themselves.
+
+    `peak()` is the most bytes in use at once since `forget()`.
+    """
+    _scratch[kind] = (peak, forget)
+
+
+def scratch_peak_bytes(device: Device) -> int:
+    """The most bytes that the kernels' own memory held since `forget_scratch_peak`; 0 without."""
+    return _scratch[device.kind][0]() if device.kind in _scratch else 0
+
+
+def forget_scratch_peak(device: Device) -> None:
+    """Start anew with `scratch_peak_bytes`."""
+    if device.kind in _scratch:
+        _scratch[device.kind][1]()
+
+
 def synchronize(device: Device) -> None:
     """Wait until everything that was started on `device` has finished."""
     if device.kind == "gpu":

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.backend import Device, synchronize, to_device
+from minires.backend import (
+    Device,
+    forget_scratch_peak,
+    scratch_peak_bytes,
+    synchronize,
+    to_device,
+)
 from minires.nn import CrossEntropyLoss, Module
 from minires.optim import Optimizer
 from minires.training.config import TrainConfig
@@ -117,6 +123,8 @@ class _Probe:
         """The most memory in use at once while a model is made and makes two steps."""
         already = tracemalloc.is_tracing()
         self.model = self.optimizer = None
+        forget_scratch_peak(self.device)
+        scratch = scratch_peak_bytes(self.device)
         tracemalloc.start()
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -124,7 +132,8 @@ class _Probe:
             self.model, self.optimizer = self._make()
             self.step(batch)
             self.step(batch)
-            return tracemalloc.get_traced_memory()[1] - before
+            traced = tracemalloc.get_traced_memory()[1] - before
+            return traced + scratch_peak_bytes(self.device) - scratch
         finally:
             if not already:
                 tracemalloc.stop()

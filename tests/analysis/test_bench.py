@@ -17,6 +17,7 @@ from minires.analysis.bench_contenders import (
     TRAINING,
     MiniresContender,
     TorchContender,
+    loops_restored,
     random_batch,
 )
 from minires.analysis.bench_data import data_path
@@ -37,8 +38,9 @@ def small_and_restored(monkeypatch):
     monkeypatch.setattr(bench_machine, "GEMM_SIZES", (32,))
     monkeypatch.setattr(backend.options, "threads", backend.options.threads)
     monkeypatch.setattr(backend.options, "conv", backend.options.conv)
-    backend.select_device("cpu", 2)
-    yield
+    device = backend.select_device("cpu", 2)
+    with loops_restored(device):
+        yield
     backend.reset_fallback_counts()
 
 

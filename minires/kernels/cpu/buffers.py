@@ -9,6 +9,7 @@ of its first layers.
 
 from __future__ import annotations
 
+import mmap
 import weakref
 
 import numpy as np
@@ -66,6 +67,11 @@ class BufferPool:
         """The bytes that have been in use at any time: each chunk up to its highest piece."""
         return 4 * sum(chunk.highest for chunk in self._chunks)
 
+    def forget_peak(self) -> None:
+        """Let `nbytes` count from what is in use now."""
+        for chunk in self._chunks:
+            chunk.forget_peak()
+
     def clear(self) -> None:
         """Forget all memory; pieces in use live until their last view is gone."""
         self._chunks.clear()
@@ -83,15 +89,26 @@ class BufferPool:
         return self._chunks[-1].take(size)
 
 
+def _pages(size: int) -> np.ndarray:
+    """`size` float32 values of fresh memory, of which the system gives a page when it is touched.
+
+    Not `np.empty`, so that tools that trace Python's memory do not count pages never touched.
+    """
+    try:
+        return np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)
+    except OSError as error:
+        raise MemoryError(f"no {4 * size / 1e9:.1f} GB of memory for the kernels") from error
+
+
 class _Chunk:
     """One allocation of the system and the holes in it, first hole first."""
 
     def __init__(self, at_least: int) -> None:
         size = at_least + _STAGGER + 2 * _ALIGNMENT
         try:
-            self._memory = np.empty(max(size, _CHUNK), np.float32)
-        except MemoryError:
-            self._memory = np.empty(size, np.float32)
+            self._memory = _pages(max(size, _CHUNK))
+        except (MemoryError, OSError):
+            self._memory = _pages(size)
         first = -(self._memory.ctypes.data // 4) % _ALIGNMENT
         self._holes: list[tuple[int, int]] = [(first, self._memory.size - first)]
         self._freed: list[tuple[int, int]] = []
@@ -113,6 +130,14 @@ class _Chunk:
                 weakref.finalize(piece, self._freed.append, (start, room)).atexit = False
                 return piece
         return None
+
+    def forget_peak(self) -> None:
+        """Set `highest` to the end of the last piece that is in use."""
+        self._close_gaps()
+        start, length = self._holes[-1] if self._holes else (self._memory.size, 0)
+        self.highest = start if start + length == self._memory.size else self._memory.size
+        if len(self._holes) == 1 and self.highest <= _ALIGNMENT:
+            self.highest = 0
 
     def _close_gaps(self) -> None:
         """Take back the pieces that died, and join holes that touch."""
