@@ -60,8 +60,9 @@ def command(
 ) -> None:
     """Make a run folder from WEIGHTS, a safetensors file with PyTorch's names and shapes.
 
-    All models of train are understood, and the usual variants: a module. prefix, linear for fc, shortcut
-    for downsample. If anything is missing or does not fit, it is listed and nothing is written.
+    All models of train are understood, and the usual variants: a module. prefix, linear for fc,
+    shortcut for downsample. If anything is missing or does not fit, it is listed and nothing is
+    written.
     """
     from minires.training.transfer import import_run
 
