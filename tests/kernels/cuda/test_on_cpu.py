@@ -37,7 +37,8 @@ def test_every_kernel_on_the_cpu_against_the_reference_under_the_address_sanitiz
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    # capture=sys: what the sanitizer writes as the process dies must come through
+    command = [sys.executable, "-m", "pytest", "-qx", "--capture=sys", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, str(HERE / "on_cpu.py")],
         cwd=ROOT,
