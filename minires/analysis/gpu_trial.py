@@ -1,8 +1,8 @@
-"""All that a GPU has to tell, in one call: `python -m minires.analysis.gpu_session OUT_DIR`.
+"""All that a GPU has to tell, in one call: `python -m minires.analysis.gpu_trial OUT_DIR`.
 
 It runs the kernels' tests, times training steps in each precision, runs the benchmark and a short
-training, each in a process of its own with a time limit, and writes OUT_DIR/session.json after each
-of them, so that a session that ends early leaves what it has. The logs lie beside it.
+training, each in a process of its own with a time limit, and writes OUT_DIR/trial.json after each
+of them, so that a trial that ends early leaves what it has. The logs lie beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMAND = "from minires.cli import main; main()"
 
 
 class Part(NamedTuple):
-    """One process of the session: its name, its arguments after `python`, its limit in seconds."""
+    """One process of the trial: its name, its arguments after `python`, its limit in seconds."""
 
     name: str
     arguments: tuple[str, ...]
@@ -34,10 +34,10 @@ class Part(NamedTuple):
 
 
 def parts(out: Path) -> list[Part]:
-    """What a session runs, in the order of what it would miss most."""
+    """What a trial runs, in the order of what it would miss most."""
     steps = [
         Part(f"steps-{model}-{precision}",
-             ("-m", "minires.analysis.gpu_session", "--steps", model, str(batch), precision), 120)
+             ("-m", "minires.analysis.gpu_trial", "--steps", model, str(batch), precision), 120)
         for precision in PRECISIONS[::-1]
         for model, batch in MODELS
     ]
@@ -88,18 +88,18 @@ def _json_of(output: str) -> Any:
     return None
 
 
-def run_session(out: Path, chosen: Iterable[Part]) -> dict[str, Any]:
-    """Run the parts one after the other and keep session.json up to date."""
+def run_trial(out: Path, chosen: Iterable[Part]) -> dict[str, Any]:
+    """Run the parts one after the other and keep trial.json up to date."""
     out.mkdir(parents=True, exist_ok=True)
-    session: dict[str, Any] = {
+    trial: dict[str, Any] = {
         "environment": environment(),
         "gpus": describe_gpus(),
         "parts": [],
     }
     for part in chosen:
-        session["parts"].append(run_part(part, out))
-        (out / "session.json").write_text(json.dumps(session, indent=1), encoding="utf-8")
-    return session
+        trial["parts"].append(run_part(part, out))
+        (out / "trial.json").write_text(json.dumps(trial, indent=1), encoding="utf-8")
+    return trial
 
 
 def time_steps(model_name: str, batch: int, precision: str, steps: int = 30) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def time_steps(model_name: str, batch: int, precision: str, steps: int = 30) -> 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Test, time and train on a GPU, in one call.")
-    parser.add_argument("out", nargs="?", type=Path, help="the folder for session.json and logs")
+    parser.add_argument("out", nargs="?", type=Path, help="the folder for trial.json and logs")
     parser.add_argument("--steps", nargs=3, metavar=("MODEL", "BATCH", "PRECISION"),
                         help="time training steps alone and print JSON")
     given = parser.parse_args(arguments)
@@ -159,10 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
         model, batch, precision = given.steps
         print(json.dumps(time_steps(model, int(batch), precision)))
         return 0
-    session = run_session(given.out, parts(given.out))
-    for part in session["parts"]:
+    trial = run_trial(given.out, parts(given.out))
+    for part in trial["parts"]:
         print(f"{part['name']:24} exit {part['exit_code']}  {part['seconds']:.0f} s")
-    return 0 if all(part["exit_code"] == 0 for part in session["parts"]) else 1
+    return 0 if all(part["exit_code"] == 0 for part in trial["parts"]) else 1
 
 
 if __name__ == "__main__":
