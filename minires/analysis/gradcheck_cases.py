@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from minires.analysis.gradcheck import Case
+from minires.analysis.gradcheck_losses import loss_cases
 from minires.analysis.gradcheck_modules import module_cases
 from minires.analysis.gradcheck_operations import operation_cases
 from minires.analysis.gradcheck_resizing import resizing_cases
@@ -13,7 +14,7 @@ from minires.errors import UsageError
 
 def all_cases() -> list[Case]:
     """Operations first, then layers, blocks and networks: where a fault is, it shows first."""
-    return [*operation_cases(), *resizing_cases(), *module_cases()]
+    return [*operation_cases(), *resizing_cases(), *loss_cases(), *module_cases()]
 
 
 def select_cases(pattern: str | None = None, cases: list[Case] | None = None) -> list[Case]:

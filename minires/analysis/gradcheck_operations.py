@@ -11,7 +11,7 @@ from typing import Any
 
 from minires import functional as F
 from minires.analysis.gradcheck import HWIO, HWNC, NHWC, STRIDED, Case, Draw, Problem
-from minires.backend import Array, array_module
+from minires.backend import Array
 from minires.functional.conv import conv_output_size
 
 
@@ -24,7 +24,6 @@ def operation_cases() -> list[Case]:
         _poolings,
         _linears,
         _dropouts,
-        _losses,
         _shortcuts,
         _fused,
     )
@@ -311,33 +310,6 @@ def _linears() -> Cases:
     yield "linear: one image, one output", _linear(1, 4, 1)
     yield "linear: arrays with gaps", _linear(3, 4, 2, order=STRIDED)
     yield "linear: transposed in memory", _linear(3, 4, 2, order=(1, 0))
-
-
-def cross_entropy(
-    n: int, k: int, smoothing: float = 0.0, scale: float = 1.0, order: Any = None
-) -> Callable[[Draw], Problem]:
-    """The loss of n random logit vectors; its upstream gradient is 1."""
-
-    def make(draw: Draw) -> Problem:
-        logits = draw.normal(n, k, scale=scale, order=order)
-        labels = array_module(logits).asarray(draw.random.integers(0, k, n))
-        problem = problem_of(
-            lambda logits: F.cross_entropy_forward(logits, labels, smoothing),
-            lambda _, cache: (F.cross_entropy_backward(cache),),
-            logits=logits,
-        )
-        problem.scalar = True
-        return problem
-
-    return make
-
-
-def _losses() -> Cases:
-    yield "cross_entropy: ten classes", cross_entropy(4, 10)
-    yield "cross_entropy: label smoothing", cross_entropy(4, 10, 0.1)
-    yield "cross_entropy: one image, two classes", cross_entropy(1, 2)
-    yield "cross_entropy: large logits", cross_entropy(3, 5, 0.05, scale=20.0)
-    yield "cross_entropy: logits with gaps", cross_entropy(3, 4, 0.2, order=STRIDED)
 
 
 # --- compositions ---------------------------------------------------------------------------
