@@ -51,6 +51,15 @@ def loop_kind(request):
     loops.use_compiled(before)
 
 
+@pytest.fixture
+def numpy_loops():
+    """Runs a test on NumPy's loops alone."""
+    before = loops.compiled_in_use()
+    loops.use_compiled(False)
+    yield
+    loops.use_compiled(before)
+
+
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     backend.select_device("cpu", threads=request.param)
@@ -143,10 +152,25 @@ def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
     assert backend.fallback_counts() == {}
 
 
+@pytest.fixture(params=["all rows", "few rows"])
+def chunks(request, monkeypatch):
+    """Runs a test with images in one chunk, and with as few rows in each chunk as can be."""
+    if request.param == "few rows":
+        monkeypatch.setattr(loops, "NUMPY_PLANE_BYTES", 0)
+        monkeypatch.setattr(convolution, "_COLUMN_BYTES", 0)
+
+
+@pytest.mark.parametrize("shape", CASES, ids=str)
+def test_chunks_of_few_rows_add_up(shape, loop_kind, chunks):
+    case = Case(shape, shortcut=True)
+    far_from_kink(case)
+    assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
+
+
 @pytest.mark.parametrize("shape", CASES[:4], ids=str)
-def test_large_filters_are_made_for_some_channels_at_a_time(shape, monkeypatch):
-    before = loops.compiled_in_use()
-    loops.use_compiled(False)
+def test_large_filters_are_made_for_some_channels_at_a_time(
+    shape, numpy_loops, chunks, monkeypatch
+):
     monkeypatch.setattr(convolution, "_FILTER_BYTES", 0)
     monkeypatch.setattr(convolution, "_FILTER_CHANNELS", 5)
     case = Case(shape, shortcut=True)
@@ -154,7 +178,6 @@ def test_large_filters_are_made_for_some_channels_at_a_time(shape, monkeypatch):
     assert type(convolution.strategy(x, weight, 1, 1)) is convolution.WinogradByChannels
     far_from_kink(case)
     assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
-    loops.use_compiled(before)
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)
