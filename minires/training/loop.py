@@ -138,6 +138,7 @@ class Trainer:
         self.patience = patience
         self.tta = tta
         self.gradient_norm: Array | None = None  # before clipping by norm, of the last step
+        self._asked_to_stop: str | None = None
         self.steps_per_epoch = len(train_loader)
         self.total_steps = epochs * self.steps_per_epoch
         self.lr = self._rate(max(self.state.step - 1, 0))  # of the last step done
@@ -159,7 +160,7 @@ class Trainer:
             self.interrupt = interrupt
             try:
                 self._call("on_start")
-                while self.state.epoch < self.epochs and not self.stopped_early:
+                while self.state.epoch < self.epochs and self.stop_reason is None:
                     self._train_epoch()
                     self._end_epoch()
             except _Stop:
@@ -269,11 +270,17 @@ class Trainer:
         """Training images per second of the steps alone, over the whole training."""
         return self.state.images / max(self.state.train_seconds, 1e-9)
 
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch as if it were the last; `reason` is for its log."""
+        self._asked_to_stop = reason
+
     @property
-    def stopped_early(self) -> bool:
-        """Whether validation has not improved for `patience` epochs."""
+    def stop_reason(self) -> str | None:
+        """Why the training ends before its last epoch: asked to, or `patience` is at its end."""
         best = self.state.best_epoch
-        return bool(self.patience and best is not None and self.state.epoch - best >= self.patience)
+        if self.patience and best is not None and self.state.epoch - best >= self.patience:
+            return f"no better validation since epoch {best}"
+        return self._asked_to_stop
 
     def averaged(self) -> AbstractContextManager[None]:
         """While it lasts, the model holds the average of its weights, where there is one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -50,11 +50,12 @@ def start(
     say: Say = print,
     progress: Callback | None = None,
     program: str = "minires",
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train as `config` says into a new run folder, and return what result.json holds.
 
     `run_dir` None: the next free runs/MODEL-DATASET-NNN. `say` gets lines for a person; `program`
-    is what that person types before the name of a command.
+    is what that person types before the name of a command. `callbacks` come after all others.
     Everything that can be checked is checked before the folder is made.
     """
     check_model(config)
@@ -74,7 +75,8 @@ def start(
         )
         if config.device == "auto" and device.kind == "cpu":
             say(f"no GPU   {backend.why_no_gpu()}")
-        return _Training(settled, run, data, device, model, say).run_to_end(progress, program)
+        training = _Training(settled, run, data, device, model, say)
+        return training.run_to_end(progress, program, callbacks)
 
 
 def resume(
@@ -83,6 +85,7 @@ def resume(
     say: Say = print,
     progress: Callback | None = None,
     program: str = "minires",
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Continue the run in the folder `path` where its last checkpoint stands, bit for bit.
 
@@ -113,7 +116,7 @@ def resume(
         model = make_model(asked, data.num_classes, device)
         training = _Training(asked, run, data, device, model, say)
         training.load(checkpoint)
-        return training.run_to_end(progress, program)
+        return training.run_to_end(progress, program, callbacks)
 
 
 def _refuse(path: Path, differences: list[str]) -> None:
@@ -199,7 +202,9 @@ class _Training:
         )
         cut_history(self.run.history, checkpoint.extra["history_bytes"])
 
-    def run_to_end(self, progress: Callback | None, program: str) -> dict[str, Any]:
+    def run_to_end(
+        self, progress: Callback | None, program: str, callbacks: Sequence[Callback]
+    ) -> dict[str, Any]:
         """Train, test, and write the picture and result.json."""
         trainer = self._trainer()
         self._introduce(trainer)
@@ -210,6 +215,7 @@ class _Training:
             SaveCheckpoints(self.save, self.run.last, self.run.best, self.config.save_every),
             DrawCurves(self.run.history, self.run.curves, title),
             *([progress] if progress is not None else []),
+            *callbacks,
         ]
         try:
             trainer.fit()
@@ -326,13 +332,11 @@ class _Training:
         state = trainer.state
         record = {"accuracy": test.accuracy, "loss": test.loss, "checkpoint": which}
         history = History(self.run.history)
-        if trainer.stopped_early:
+        reason = trainer.stop_reason
+        if reason is not None:
             where = {"step": state.step, "epoch": state.epoch, "best_epoch": state.best_epoch}
-            history.append({"kind": "stop", **where})
-            self.say(
-                f"stopped after epoch {state.epoch} of {self.config.epochs}: no better validation "
-                f"since epoch {state.best_epoch}"
-            )
+            history.append({"kind": "stop", **where, "reason": reason})
+            self.say(f"stopped after epoch {state.epoch} of {self.config.epochs}: {reason}")
         history.append({"kind": "test", "step": state.step, **record})
         history.close()
         return {
@@ -342,7 +346,8 @@ class _Training:
             "parameters": self.parameters,
             "steps": state.step,
             "epochs": state.epoch,
-            "stopped_early": trainer.stopped_early,
+            "stopped_early": reason is not None,
+            "stop_reason": reason,
             "val_accuracy": state.val_accuracy,
             "best_val_accuracy": state.best_val_accuracy,
             "best_epoch": state.best_epoch,

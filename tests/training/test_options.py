@@ -139,6 +139,24 @@ def test_a_whole_training_was_not_stopped(tmp_path):
     assert result["stopped_early"] is False
 
 
+class Enough(Callback):
+    """Asks the training to end after an epoch."""
+
+    def on_epoch(self, trainer, metrics):
+        if metrics["epoch"] == 2:
+            trainer.stop("enough")
+
+
+def test_a_callback_ends_the_training_as_if_it_were_whole(tmp_path):
+    path = tmp_path / "run"
+    result, said = train(path, Enough(), epochs=30)
+    assert (result["epochs"], result["stop_reason"]) == (2, "enough")
+    assert read_history(path / "history.jsonl", "stop")[0]["reason"] == "enough"
+    assert "stopped after epoch 2 of 30: enough" in said
+    assert load_checkpoint(path / "last.safetensors").epoch == 2
+    assert measure(path, device="cpu").accuracy == result["test_accuracy"]
+
+
 # --- the average ----------------------------------------------------------------------------
 
 
