@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,15 +158,9 @@ def build(
     The result has `.spec`, the arguments as a dict of JSON's types: `build(**model.spec)` builds
     the same model again. Raises `UsageError` for arguments that describe no model.
     """
-    family = family_of(name)
-    unknown = set(options) - set(OPTIONS)
-    if unknown:
-        raise TypeError(f"build has no argument {min(unknown)!r}")
-    chosen = OPTIONS | options
+    family, chosen = check_arguments(name, options)
     if num_classes < 2:
         raise UsageError(f"--num-classes {num_classes}: must be at least 2")
-    _check_options(name, family, chosen)
-    chosen["blocks"] = _check_blocks(chosen["blocks"])
     spec = {"name": name, "num_classes": num_classes, "seed": seed, **chosen, "dtype": dtype}
     spec["blocks"] = chosen["blocks"] and list(chosen["blocks"])
     model = family.make(
@@ -176,6 +170,20 @@ def build(
     )
     model.spec = spec
     return model.to(device)
+
+
+def check_arguments(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """The family of the model `name`, and all of `OPTIONS` as `build` takes them.
+
+    Nothing is built. Raises `UsageError` for an unknown name, or options that it has not.
+    """
+    family = family_of(name)
+    unknown = set(options) - set(OPTIONS)
+    if unknown:
+        raise TypeError(f"build has no argument {min(unknown)!r}")
+    chosen = OPTIONS | dict(options)
+    _check_options(name, family, chosen)
+    return family, chosen | {"blocks": _check_blocks(chosen["blocks"])}
 
 
 def _check_options(name: str, family: Family, chosen: dict[str, Any]) -> None:

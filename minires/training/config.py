@@ -243,7 +243,7 @@ class TrainConfig:
         source: what to name in an error, for example the file.
         """
         try:
-            return cls(**_check_layer(values, f"{source}: ", allow_none=True))
+            return cls(**check_layer(values, f"{source}: ", allow_none=True))
         except UsageError as error:
             raise CheckpointError(f"{error} (written by another version of minires?)") from None
 
@@ -298,10 +298,10 @@ def chosen_values(
     """The checked values that options, file and recipe give, without the defaults."""
     values: dict[str, Any] = {}
     if recipe is not None:
-        values |= _check_layer(_read_recipe(recipe), f"recipe {recipe}: ")
+        values |= check_layer(_read_recipe(recipe), f"recipe {recipe}: ")
     if config_file is not None:
-        values |= _check_layer(_read_toml(config_file), f"{config_file}: ")
-    return values | _check_layer(explicit, "")
+        values |= check_layer(_read_toml(config_file), f"{config_file}: ")
+    return values | check_layer(explicit, "")
 
 
 def recipe_names() -> list[str]:
@@ -329,9 +329,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: not TOML: {error}") from error
 
 
-def _check_layer(
-    values: Mapping[str, Any], source: str, allow_none: bool = False
-) -> dict[str, Any]:
+def check_layer(values: Mapping[str, Any], source: str, allow_none: bool = False) -> dict[str, Any]:
     """`values` with each key and value checked, and `depth` turned into `model`.
 
     source: what an error begins with, for example "my.toml: "; empty for the command line.
