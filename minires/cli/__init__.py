@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
     "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
     "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
+    "explain": ("minires.cli.explain", "Explain a layer: formulas, code, numbers of one batch."),
     "download": ("minires.cli.download", "Fetch CIFAR-10 or CIFAR-100, or unpack an archive."),
     "info": ("minires.cli.info", "Show devices, libraries, data and fast kernels."),
     "import": ("minires.cli.import_", "Make a run from weights trained elsewhere."),
