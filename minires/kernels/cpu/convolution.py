@@ -142,8 +142,6 @@ class Winograd:
         mm = self._matrices(m, count, self.k, rows)
         self._multiply_back(row, vm, mm, ws, thread)
         if self.grad_x is not None:
-            first = row if row == 0 else row + 2
-            self.grad_x[first : row + 4 * rows + 2, :, lo:hi] = 0
             loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, ws)
 
     def _multiply_back(self, row: int, v, m, ws: Workspace, thread: int) -> None:

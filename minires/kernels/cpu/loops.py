@@ -85,6 +85,7 @@ def input_adjoint(planes, x, row, tile_rows, lo, hi, ws) -> None:
     if _transforms is None:
         winograd.input_adjoint(planes, x, row, tile_rows, lo, hi, ws)
     else:
+        x[row if row == 0 else row + 2 : row + 4 * tile_rows + 2, :, lo:hi] = 0
         _transforms.input_adjoint(planes, x, row, lo, hi)
 
 
