@@ -13,6 +13,7 @@ import pytest
 from minires import backend
 from minires import functional as F
 from minires.kernels.cpu import convolution, loops
+from minires.kernels.cpu.threads import groups
 
 WINOGRAD_TOLERANCE = 2e-5
 DIRECT_TOLERANCE = 5e-6
@@ -154,10 +155,13 @@ def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
 
 @pytest.fixture(params=["all rows", "few rows"])
 def chunks(request, monkeypatch):
-    """Runs a test with images in one chunk, and with as few rows in each chunk as can be."""
+    """Runs a test with images in one chunk, and with as little in each chunk as can be."""
     if request.param == "few rows":
         monkeypatch.setattr(loops, "NUMPY_PLANE_BYTES", 0)
         monkeypatch.setattr(convolution, "_COLUMN_BYTES", 0)
+        monkeypatch.setattr(
+            convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
+        )
 
 
 @pytest.mark.parametrize("shape", CASES, ids=str)

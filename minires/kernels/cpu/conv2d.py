@@ -26,12 +26,11 @@ def conv2d_forward(
     flat, parts = y.reshape(h, w, n * k), shards(n)
 
     def work(thread: int) -> None:
-        images = parts[thread]
-        lo = images.start * k
-        for row in range(0, h, conv.rows):
-            conv.forward(row, images, flat, row, lo, workspace(thread))
+        for images in conv.blocks(parts[thread]):
+            for row in range(0, h, conv.rows):
+                conv.forward(row, images, flat, row, images.start * k, workspace(thread))
         if bias is not None:
-            mine = y[:, :, images]
+            mine = y[:, :, parts[thread]]
             np.add(mine, bias, out=mine)
 
     parallel(work, len(parts))
@@ -56,17 +55,19 @@ def conv2d_backward(
     sums = np.zeros((len(parts), k))
 
     def work(thread: int) -> None:
-        ws, images = workspace(thread), parts[thread]
-        lo, length = images.start * k, (images.stop - images.start) * k
-        for row in range(0, h, conv.rows):
-            rows = min(conv.rows, h - row)
-            chunk = ws.get("chunk", (rows, w, length))
-            first, left, at = grad.row + row, grad.column, grad.lo + lo
-            np.copyto(chunk, grad.array[first : first + rows, left : left + w, at : at + length])
-            if has_bias:
-                values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
-                sums[thread] += values.sum(axis=0, dtype=np.float64)
-            conv.backward(row, images, chunk, ws, thread)
+        ws = workspace(thread)
+        for images in conv.blocks(parts[thread], backward=True):
+            lo, length = images.start * k, (images.stop - images.start) * k
+            for row in range(0, h, conv.rows):
+                rows = min(conv.rows, h - row)
+                chunk = ws.get("chunk", (rows, w, length))
+                first, left, at = grad.row + row, grad.column, grad.lo + lo
+                last = first + rows, left + w, at + length
+                np.copyto(chunk, grad.array[first : last[0], left : last[1], at : last[2]])
+                if has_bias:
+                    values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
+                    sums[thread] += values.sum(axis=0, dtype=np.float64)
+                conv.backward(row, images, chunk, ws, thread)
         conv.finish_thread(ws, thread)
 
     parallel(work, len(parts))

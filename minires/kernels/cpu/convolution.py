@@ -2,8 +2,9 @@
 
 A strategy object stands for one call of one convolution. It is used by several threads at once,
 each with its own slice of the images and its own scratch memory: `forward` computes a few rows of
-the output, `backward` takes a few rows of the output's gradient. Rows are few so that a chunk
-stays in the second-level cache between one loop and the next.
+the output, `backward` takes a few rows of the output's gradient. Rows are few, and so are the
+images that `blocks` deals out, so that a chunk stays in the second-level cache between one loop
+and the next.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import numpy as np
 from minires.backend import Array, options
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
+from minires.kernels.cpu.products import fast_rows, multiply
+from minires.kernels.cpu.threads import groups
 from minires.kernels.cpu.winograd import FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 _PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
+_PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
 _FILTER_BYTES = 10_000_000  # larger transformed filters are made for some channels at a time
 _FILTER_CHANNELS = 64  # so many
@@ -66,6 +70,20 @@ class Winograd:
         self.taps = weight_matrix(weight)
         self._transform_filters()
 
+    def blocks(self, images: slice, backward: bool = False) -> list[slice]:
+        """A thread's images in the groups that are worked on together.
+
+        Compiled loops take so few that the planes fit the second-level cache and the products are
+        in the size that BLAS is fastest at. Backward each group costs an addition to the gradient
+        of the filters, which has to be small beside the products.
+        """
+        fast = fast_rows(self.c, self.k)
+        if fast is None or not loops.compiled_in_use():
+            return [images]
+        rows = _PLANE_BYTES // (36 * 4 * max(self.c, self.k))
+        rows = max(rows, self.c, self.k) if backward else min(rows, fast)
+        return groups(images, max(1, rows // (self.w // TILE)))
+
     def _transform_filters(self) -> None:
         self.filters = pool.take((36, self.c, self.k))
         np.matmul(
@@ -82,7 +100,7 @@ class Winograd:
             and padding == 1
             and h % TILE == 0
             and w % TILE == 0
-            and weight.shape[1] >= 8
+            and (weight.shape[1] >= 8 or loops.compiled_in_use())
         )
 
     def _planes(self, ws: Workspace, name: str, length: int, rows: int) -> np.ndarray:
@@ -107,7 +125,7 @@ class Winograd:
 
     def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
         """m = v U at each of the 36 positions."""
-        np.matmul(v, self.filters, out=m)
+        multiply(v, self.filters, m)
 
     def _tile_rows(self, row: int) -> int:
         return min(self.rows, self.h - row) // TILE
@@ -118,6 +136,7 @@ class Winograd:
         if need_grad_x:
             self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c))
         self.partial = [pool.take((9, self.c, self.k)) for _ in range(threads)]
+        self.begun = [False] * threads
         self._begin_products(threads)
 
     def _begin_products(self, threads: int) -> None:
@@ -140,23 +159,24 @@ class Winograd:
         loops.input_transform(self.x, row, rows, lo, hi, v, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
-        self._multiply_back(row, vm, mm, ws, thread)
+        self._multiply_back(vm, mm, ws, thread)
+        self.begun[thread] = True
         if self.grad_x is not None:
             loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, ws)
 
-    def _multiply_back(self, row: int, v, m, ws: Workspace, thread: int) -> None:
+    def _multiply_back(self, v, m, ws: Workspace, thread: int) -> None:
         """Add v^T m to this thread's gradient of the filters, then v = m U^T (if x needs one)."""
         for first in range(0, 36, 6):  # six positions at a time, so that the products stay small
             part = slice(first, first + 6)
             total = self.totals[thread][part]
-            if row == 0:
+            if not self.begun[thread]:
                 np.matmul(v[part].transpose(0, 2, 1), m[part], out=total)
             else:
                 product = ws.get("dU", total.shape)
                 np.matmul(v[part].transpose(0, 2, 1), m[part], out=product)
                 np.add(total, product, out=total)
         if self.grad_x is not None:
-            np.matmul(m, self.turned, out=v)
+            multiply(m, self.turned, v)
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
@@ -201,7 +221,7 @@ class WinogradByChannels(Winograd):
             out = slice(first, first + _FILTER_CHANNELS)
             np.matmul(v, self._some_filters(self.taps[:, :, out], ws), out=m[:, :, out])
 
-    def _multiply_back(self, row: int, v, m, ws: Workspace, thread: int) -> None:
+    def _multiply_back(self, v, m, ws: Workspace, thread: int) -> None:
         for first in range(0, self.c, _FILTER_CHANNELS):
             part = slice(first, first + _FILTER_CHANNELS)
             shape = self.taps[:, part].shape
@@ -210,7 +230,7 @@ class WinogradByChannels(Winograd):
             share = ws.get("taps", shape)
             np.matmul(FILTER_ADJOINT, grad_filters.reshape(36, -1), out=share.reshape(9, -1))
             total = self.partial[thread][:, part]
-            if row == 0:
+            if not self.begun[thread]:
                 np.copyto(total, share)
             else:
                 np.add(total, share, out=total)
@@ -238,6 +258,10 @@ class Direct:
         images = -(-self.n // max(1, options.threads))
         line_bytes = 4 * self.output_size[1] * images * self.taps * self.c
         self.rows = int(np.clip(_COLUMN_BYTES // line_bytes, 1, self.output_size[0]))
+
+    def blocks(self, images: slice, backward: bool = False) -> list[slice]:
+        """A thread's images in the groups that are worked on together: one group."""
+        return [images]
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:

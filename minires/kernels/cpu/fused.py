@@ -122,9 +122,11 @@ class _Forward:
         self.h, self.w = conv.output_size
         self.parts = shards(n)
 
-    def _chunks(self):
-        for row in range(0, self.h, self.conv.rows):
-            yield row, min(self.conv.rows, self.h - row)
+    def _chunks(self, thread: int):
+        """A thread's work in pieces that fit the cache: images, first row, rows."""
+        for images in self.conv.blocks(self.parts[thread]):
+            for row in range(0, self.h, self.conv.rows):
+                yield images, row, min(self.conv.rows, self.h - row)
 
     def convolve(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """y (H, W, N, K) = conv(x); its mean and biased variance per channel, float64."""
@@ -132,9 +134,9 @@ class _Forward:
         moments = [np.zeros((3, self.k)) for _ in self.parts]
 
         def work(thread: int) -> None:
-            ws, images = workspace(thread), self.parts[thread]
-            lo, length = images.start * self.k, (images.stop - images.start) * self.k
-            for row, rows in self._chunks():
+            ws = workspace(thread)
+            for images, row, rows in self._chunks(thread):
+                lo, length = images.start * self.k, (images.stop - images.start) * self.k
                 self.conv.forward(row, images, flat, row, lo, ws)
                 chunk = Region(flat, row, 0, lo)
                 loops.add_moments(chunk, rows, self.w, length, moments[thread], ws)
@@ -160,9 +162,9 @@ class _Forward:
         """out = relu(conv(x) * scale + shift + shortcut), chunk by chunk."""
 
         def work(thread: int) -> None:
-            ws, images = workspace(thread), self.parts[thread]
-            length = (images.stop - images.start) * self.k
-            for row, rows in self._chunks():
+            ws = workspace(thread)
+            for images, row, rows in self._chunks(thread):
+                length = (images.stop - images.start) * self.k
                 y = ws.get("chunk", (rows, self.w, length))
                 self.conv.forward(row, images, y, 0, 0, ws)
                 piece = Piece(row, rows, images.start * self.k, length)
@@ -287,24 +289,30 @@ class _Backward:
         grad = self.grad if self.masked is None else region(self.masked)
 
         def work(thread: int) -> None:
-            ws, images = workspace(thread), self.parts[thread]
-            lo, length = images.start * self.k, (images.stop - images.start) * self.k
-            for row in range(0, self.h, conv.rows):
-                rows = min(conv.rows, self.h - row)
-                chunk = ws.get("chunk", (rows, self.w, length))
-                loops.input_gradient(
-                    grad.at(row, lo),
-                    self.y.at(row, lo),
-                    Region(chunk, 0, 0, 0),
-                    rows,
-                    self.w,
-                    length,
-                    coefficients,
-                    self.scale,
-                    self.shift,
-                    ws,
-                )
-                conv.backward(row, images, chunk, ws, thread)
+            ws = workspace(thread)
+            for images in conv.blocks(self.parts[thread], backward=True):
+                self._convolve_images(images, grad, coefficients, ws, thread)
             conv.finish_thread(ws, thread)
 
         parallel(work, len(self.parts))
+
+    def _convolve_images(self, images: slice, grad: Region, coefficients, ws, thread: int) -> None:
+        """`convolve` for some of a thread's images, a few rows at a time."""
+        conv = self.conv
+        lo, length = images.start * self.k, (images.stop - images.start) * self.k
+        for row in range(0, self.h, conv.rows):
+            rows = min(conv.rows, self.h - row)
+            chunk = ws.get("chunk", (rows, self.w, length))
+            loops.input_gradient(
+                grad.at(row, lo),
+                self.y.at(row, lo),
+                Region(chunk, 0, 0, 0),
+                rows,
+                self.w,
+                length,
+                coefficients,
+                self.scale,
+                self.shift,
+                ws,
+            )
+            conv.backward(row, images, chunk, ws, thread)

@@ -102,3 +102,11 @@ def shards(n: int) -> list[slice]:
     count = max(1, min(options.threads, n))
     bounds = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def groups(images: slice, size: int) -> list[slice]:
+    """A slice of images split into as few groups of at most `size` as will do, nearly equal."""
+    n = images.stop - images.start
+    count = -(-n // size)
+    bounds = [images.start + n * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
