@@ -22,6 +22,7 @@ from minires.spelling import nearest
 COMMANDS = {
     "train": ("minires.cli.train", "Train a network, or continue a run with --resume."),
     "evaluate": ("minires.cli.evaluate", "Measure a run: accuracy, loss, each class."),
+    "compare": ("minires.cli.compare", "Put runs side by side, with their curves in one picture."),
     "lr-find": ("minires.cli.lr_find", "Find a learning rate: raise it until the loss explodes."),
     "sanity": ("minires.cli.sanity", "Check a training before it is run, and explain what fails."),
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),

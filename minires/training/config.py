@@ -251,8 +251,8 @@ class TrainConfig:
         """The fields that change the result and differ, as "epochs: 6 here, 10 there" lines."""
         return [
             f"{name}: {getattr(self, name)} in the run, {getattr(other, name)} asked for"
-            for name, spec in FIELDS.items()
-            if not spec.get("same_result") and getattr(self, name) != getattr(other, name)
+            for name in FIELDS
+            if name not in SETTINGS and getattr(self, name) != getattr(other, name)
         ]
 
     def to_toml(self) -> str:
@@ -274,6 +274,9 @@ MODEL_OPTIONS = (
 
 FIELDS: dict[str, Mapping[str, Any]] = {f.name: f.metadata for f in fields(TrainConfig)}
 """Field name: help, kind and checks."""
+
+SETTINGS = frozenset(name for name, spec in FIELDS.items() if spec.get("same_result"))
+"""The fields that leave the training as it is: the data's folder, the device, when to save, ..."""
 
 
 def option_name(name: str) -> str:
