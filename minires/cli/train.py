@@ -11,11 +11,11 @@ import click
 
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import FIELDS, MODEL_OPTIONS, chosen_values, resolve
+from minires.training.config import FIELDS, MODEL_OPTIONS, SETTINGS, chosen_values, resolve
 
 GROUPS = {
     "Run": (
-        *("recipe", "config_file", "run_dir", "resume_path"),
+        *("recipe", "config_file", "run_dir", "resume_path", "seeds"),
         *("steps", "lowest", "highest", "output"),
     ),
     "Data": (
@@ -64,7 +64,8 @@ class GroupedCommand(click.Command):
     "--run-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of the new run.  [default: runs/MODEL-DATASET-NNN]",
+    help="Folder of the new run, or the start of its name with --seeds.  "
+    "[default: runs/MODEL-DATASET-NNN]",
 )
 @click.option(
     "--resume",
@@ -72,6 +73,11 @@ class GroupedCommand(click.Command):
     type=click.Path(path_type=Path),
     metavar="RUN",
     help="Continue the run in this folder, bit for bit.",
+)
+@click.option(
+    "--seeds",
+    metavar="N..N",
+    help="Train once with each seed, such as 0..4 or 0,1,2, into DIR-seed0, DIR-seed1, ...",
 )
 @click.option(
     "--depth", type=int, metavar="N", help="18, 34, 50, 101, or 6n+2 such as 20, 32, 44, 56, 110."
@@ -85,6 +91,7 @@ def command(
     config_file: Path | None,
     run_dir: Path | None,
     resume_path: Path | None,
+    seeds: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -93,9 +100,18 @@ def command(
     To begin: train --recipe quickstart (no data to download, under two minutes).
 
     The defaults train a ResNet-20 on CIFAR-10. Ctrl-C finishes the step and saves; a second
-    Ctrl-C ends at once.
+    Ctrl-C ends at once. With --seeds the same command again goes on where it stopped, without
+    repeating what is finished.
     """
     given = given_values(options)
+    program = ctx.find_root().info_name or "minires"
+    if seeds is not None:
+        if resume_path is not None:
+            raise UsageError("--resume and --seeds: leave --resume out; the command itself goes on")
+        if "seed" in given:
+            raise UsageError("--seed and --seeds: give one of them")
+        _train_many(given, config_file, recipe, seeds, run_dir, program, as_json)
+        return
     if resume_path is None:
         config = resolve(given, config_file, recipe)
     elif run_dir is not None:
@@ -108,7 +124,6 @@ def command(
     from minires.training.runner import resume, start
 
     was_finished = resume_path is not None and RunFolder(resume_path).result.exists()
-    program = ctx.find_root().info_name or "minires"
     if resume_path is None:
         result = start(config, run_dir, _say, progress_callback(), program)
     else:
@@ -117,6 +132,37 @@ def command(
         print(json.dumps(result))
     elif not was_finished:
         _conclude(result, program)
+
+
+def _train_many(
+    given: dict[str, Any],
+    config_file: Path | None,
+    recipe: str | None,
+    seeds: str,
+    run_dir: Path | None,
+    program: str,
+    as_json: bool,
+) -> None:
+    """Train the config once with each seed, and print what they reached together."""
+    from minires.training.group import members_of, parse_seeds, train_group
+    from minires.training.progress import progress_callback
+
+    config = resolve(given, config_file, recipe)
+    members = members_of({"": config}, parse_seeds(seeds))
+    changes = {name: value for name, value in given.items() if name in SETTINGS}
+    prefix = f"{config.model}-{config.dataset}"
+    group = train_group(members, prefix, run_dir, changes, _say, progress_callback, program)
+    if as_json:
+        print(json.dumps(group))
+        return
+    from minires.cli.compare import show_rows
+    from minires.training.comparison import compare
+
+    print()
+    for member, result in zip(members, group["runs"], strict=True):
+        print(f"{member.name:<12} test {result['test_accuracy']:.2%} ({_which_weights(result)})")
+    show_rows(compare([Path(result["run"]) for result in group["runs"]]))
+    print(f"next     {program} compare {group['base']}-*")
 
 
 def _say(line: str) -> None:
@@ -138,7 +184,6 @@ def _conclude(result: dict[str, Any], program: str) -> None:
 def _which_weights(result: dict[str, Any]) -> str:
     if result["test_checkpoint"] == "best":
         return (
-            f"weights of epoch {result['best_epoch']}, "
-            f"validation {result['best_val_accuracy']:.2%}"
+            f"weights of epoch {result['best_epoch']}, validation {result['best_val_accuracy']:.2%}"
         )
     return "weights of the last epoch"

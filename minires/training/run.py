@@ -1,12 +1,12 @@
 """The folder of a run: where it lies, what is in it, and who may write there.
 
-    runs/resnet20-cifar10-001/
-        config.toml          every decision of the training; train --config repeats it
-        last.safetensors     the newest checkpoint, to resume from
-        best.safetensors     the one with the best validation accuracy
-        history.jsonl        the log
-        curves.png           a picture of the log
-        result.json          the figures of the finished training
+runs/resnet20-cifar10-001/
+    config.toml          every decision of the training; train --config repeats it
+    last.safetensors     the newest checkpoint, to resume from
+    best.safetensors     the one with the best validation accuracy
+    history.jsonl        the log
+    curves.png           a picture of the log
+    result.json          the figures of the finished training
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def create_run(path: Path | None, model: str, dataset: str) -> RunFolder:
     """
     try:
         if path is None:
-            return RunFolder(_next_free(RUNS, f"{model}-{dataset}"))
+            return RunFolder(next_free(RUNS, f"{model}-{dataset}"))
         run = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
         if run.exists():
@@ -129,14 +129,15 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
-def _next_free(root: Path, prefix: str) -> Path:
-    """Make root/PREFIX-NNN with the first number above all that are there."""
+def next_free(root: Path, prefix: str, ending: str = "") -> Path:
+    """Make root/PREFIX-NNN, with `ending`, and the first number above all that are there."""
     root.mkdir(parents=True, exist_ok=True)
-    numbers = (entry.name.removeprefix(f"{prefix}-") for entry in root.glob(f"{prefix}-*"))
-    number = max((int(n) for n in numbers if n.isdigit()), default=0)
+    names = (entry.name.removeprefix(f"{prefix}-") for entry in root.glob(f"{prefix}-*"))
+    numbers = (name.partition("-")[0] for name in names)
+    number = max((int(n) for n in numbers if n.isdecimal()), default=0)
     while True:
         number += 1
-        path = root / f"{prefix}-{number:03d}"
+        path = root / f"{prefix}-{number:03d}{ending}"
         with contextlib.suppress(FileExistsError):  # another process was quicker
             path.mkdir()
             return path
