@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minires.backend import array_module, to_host
+from minires.backend import Array, array_module, to_host
 from minires.functional.loss import cross_entropy_forward
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def evaluate(
     loss_sum, correct, counts, images = 0.0, 0, 0, 0
     try:
         for done, (x, labels) in enumerate(loader.epoch(0), start=1):
-            logits = model(x)
+            logits = logits_of(model, x, tta)
             xp = array_module(logits)
-            if tta:
-                logits = (logits + model(xp.ascontiguousarray(x[..., ::-1]))) / 2
             loss, _ = cross_entropy_forward(logits, labels)
             loss_sum = loss_sum + loss.astype(np.float64) * len(labels)
             members = labels[:, None] == xp.arange(num_classes)  # (B, K)
@@ -77,3 +75,11 @@ def evaluate(
     finally:
         model.train(was_training)
     return Evaluation(float(loss_sum) / images, images, to_host(correct), to_host(counts))
+
+
+def logits_of(model: Module, x: Array, tta: bool = False) -> Array:
+    """The logits (N, K) of images x (N, C, H, W); with `tta`, the mean with those of the mirror."""
+    logits = model(x)
+    if not tta:
+        return logits
+    return (logits + model(array_module(x).ascontiguousarray(x[..., ::-1]))) / 2
