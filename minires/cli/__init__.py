@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": ("minires.cli.compare", "Put runs side by side, with their curves in one picture."),
     "lr-find": ("minires.cli.lr_find", "Find a learning rate: raise it until the loss explodes."),
     "sanity": ("minires.cli.sanity", "Check a training before it is run, and explain what fails."),
+    "plot": ("minires.cli.plot", "Draw a picture of a run: curves, confusion, Grad-CAM, ..."),
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
     "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
     "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
@@ -51,7 +52,7 @@ class LazyGroup(click.Group):
         module = importlib.import_module(COMMANDS[name][0])
         command = getattr(module, "command", None) or getattr(module, name)
         command.name = name
-        _complete_options(command)
+        complete_options(command, name)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
@@ -65,10 +66,11 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _complete_options(command: click.Command) -> None:
+def complete_options(command: click.Command, name: str) -> None:
     """Give `command` what all commands share: --debug, and its options from the environment.
 
-    `--epochs` of train is read from MINIRES_TRAIN_EPOCHS, else from MINIRES_EPOCHS.
+    `--epochs` of the command `name` train is read from MINIRES_TRAIN_EPOCHS, else from
+    MINIRES_EPOCHS.
     """
     if any(parameter.name == "debug" for parameter in command.params):
         return
@@ -77,9 +79,9 @@ def _complete_options(command: click.Command) -> None:
         if isinstance(parameter, click.Option) and parameter.name:
             own = parameter.envvar or []
             own = [own] if isinstance(own, str) else list(own)
-            name = parameter.name.strip("_").upper()
-            prefix = command.name.upper().replace("-", "_")
-            parameter.envvar = [*own, f"MINIRES_{prefix}_{name}", f"MINIRES_{name}"]
+            option = parameter.name.strip("_").upper()
+            prefix = name.upper().replace("-", "_")
+            parameter.envvar = [*own, f"MINIRES_{prefix}_{option}", f"MINIRES_{option}"]
 
 
 def _debug_option() -> click.Option:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minires.atomic import write_atomically
 
-# Okabe and Ito's palette: told apart by every common kind of colour vision.
-TRAIN, VALIDATION, RATE, BEST = "#0072B2", "#D55E00", "#009E73", "#000000"
-GRID = "#d8d8d8"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Colors:
+    """Okabe and Ito's palette: told apart by every common kind of colour vision."""
+
+    train: str = "#0072B2"
+    validation: str = "#D55E00"
+    rate: str = "#009E73"
+    best: str = "#000000"
+    grid: str = "#d8d8d8"
+
+
+COLORS = Colors()
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -19,6 +33,18 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     records: lines of the log; "step" lines give thin curves, "epoch" lines thick ones. `OSError`
     if `path` cannot be written.
     """
+    figure = curves_figure(records, title)
+    if figure is None:
+        return
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=130)
+    write_atomically(path, png.getvalue())
+
+
+def curves_figure(
+    records: list[dict[str, Any]], title: str = "", colors: Colors = COLORS
+) -> Figure | None:
+    """The curves of the log `records` as a figure; None where nothing has been logged."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -26,23 +52,27 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
     epochs = [r for r in records if r["kind"] == "epoch"]
     test = next((r for r in records if r["kind"] == "test"), None)
     if not steps and not epochs:
-        return
-    figure = Figure(figsize=(11, 3.6), dpi=130, layout="constrained")
+        return None
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
-    _plot(loss, steps, epochs, "loss", 1.0)
-    _plot(accuracy, steps, epochs, "accuracy", 100.0)
-    _mark_best(accuracy, epochs)
+    _plot(loss, steps, epochs, "loss", 1.0, colors)
+    _plot(accuracy, steps, epochs, "accuracy", 100.0, colors)
+    _mark_best(accuracy, epochs, colors)
     if test is not None:
-        accuracy.axhline(100 * test["accuracy"], color=BEST, linewidth=1, linestyle=":", zorder=1)
-        accuracy.plot([], [], color=BEST, linestyle=":", label=f"test {test['accuracy']:.2%}")
+        accuracy.axhline(
+            100 * test["accuracy"], color=colors.best, linewidth=1, linestyle=":", zorder=1
+        )
+        accuracy.plot(
+            [], [], color=colors.best, linestyle=":", label=f"test {test['accuracy']:.2%}"
+        )
     points = sorted((*steps, *epochs), key=lambda r: r["step"])
-    rate.plot([r["progress"] for r in points], [r["lr"] for r in points], color=RATE)
+    rate.plot([r["progress"] for r in points], [r["lr"] for r in points], color=colors.rate)
     for axes, label in ((loss, "loss"), (accuracy, "accuracy (%)"), (rate, "learning rate")):
         axes.set_title(label, loc="left", fontsize=11)
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color=GRID, linewidth=0.6)
+        axes.grid(color=colors.grid, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     loss.set_ylim(bottom=0)
     rate.set_ylim(bottom=0)
@@ -51,20 +81,22 @@ def draw_curves(records: list[dict[str, Any]], path: Path, title: str = "") -> N
         axes.legend(framealpha=0.85, edgecolor="none")
     if title:
         figure.suptitle(title, fontsize=11)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_atomically(path, png.getvalue())
+    return figure
 
 
-def _plot(axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: float) -> None:
+def _plot(
+    axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: float, colors: Colors
+) -> None:
     """The curves of training (thin by step, thick by epoch) and validation, scaled by `scale`."""
     if steps:
         values = [scale * r[what] for r in steps]
-        axes.plot([r["progress"] for r in steps], values, color=TRAIN, alpha=0.35, linewidth=0.8)
+        axes.plot(
+            [r["progress"] for r in steps], values, color=colors.train, alpha=0.35, linewidth=0.8
+        )
     # The mean over an epoch belongs to its middle, the validation to its end.
     for key, color, marker, label, shift in (
-        (f"train_{what}", TRAIN, "o", "training", -0.5),
-        (f"val_{what}", VALIDATION, "s", "validation", 0.0),
+        (f"train_{what}", colors.train, "o", "training", -0.5),
+        (f"val_{what}", colors.validation, "s", "validation", 0.0),
     ):
         rows = [r for r in epochs if r.get(key) is not None]
         if rows:
@@ -79,7 +111,7 @@ def _plot(axes: Any, steps: list[dict], epochs: list[dict], what: str, scale: fl
             )
 
 
-def _mark_best(axes: Any, epochs: list[dict]) -> None:
+def _mark_best(axes: Any, epochs: list[dict], colors: Colors) -> None:
     rows = [r for r in epochs if r.get("val_accuracy") is not None]
     if rows:
         best = max(rows, key=lambda r: r["val_accuracy"])
@@ -88,7 +120,7 @@ def _mark_best(axes: Any, epochs: list[dict]) -> None:
             100 * best["val_accuracy"],
             marker="*",
             markersize=12,
-            color=BEST,
+            color=colors.best,
             linestyle="none",
             label=f"best validation {best['val_accuracy']:.2%}",
         )

@@ -129,6 +129,21 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def newest_run(root: Path = RUNS) -> Path:
+    """The run in the folder `root` that was written to last; `CheckpointError` if there is none."""
+    newest = _newest(root)
+    if newest is None:
+        raise CheckpointError(f"no RUN was named, and {root}/ holds none; train makes one")
+    return newest
+
+
+def _newest(root: Path) -> Path | None:
+    if not root.is_dir():
+        return None
+    runs = (p for p in root.iterdir() if p.is_dir() and RunFolder(p).exists())
+    return max(runs, key=lambda p: p.stat().st_mtime, default=None)
+
+
 def next_free(root: Path, prefix: str, ending: str = "") -> Path:
     """Make root/PREFIX-NNN, with `ending`, and the first number above all that are there."""
     root.mkdir(parents=True, exist_ok=True)
@@ -146,9 +161,7 @@ def next_free(root: Path, prefix: str, ending: str = "") -> Path:
 def _other_runs(path: Path) -> str:
     """The end of an error line: the newest run, where there is one."""
     for root in (path, path.parent, RUNS):
-        if root.is_dir():
-            runs = [p for p in root.iterdir() if p.is_dir() and RunFolder(p).exists()]
-            if runs:
-                newest = max(runs, key=lambda p: p.stat().st_mtime)
-                return f"; the newest run in {root} is {newest.name}"
+        newest = _newest(root)
+        if newest is not None:
+            return f"; the newest run in {root} is {newest.name}"
     return "; train makes one"

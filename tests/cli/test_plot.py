@@ -1,0 +1,142 @@
+"""`plot` as typed: every kind draws a real picture of a tiny run, in both themes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minires.cli import main
+
+TINY = [
+    *("--dataset", "shapes", "--limit", "120", "--depth", "8", "--width", "0.25"),
+    *("--batch-size", "16", "--epochs", "1", "--device", "cpu", "--threads", "1"),
+]
+HERE = ["--device", "cpu", "--threads", "1"]
+
+KINDS = {
+    "curves": [],
+    "confusion": HERE,
+    "classes": HERE,
+}
+"""Each kind with the options that make it quick."""
+
+
+def call(capsys, *args):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in args])
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a tiny trained run."""
+    path = tmp_path_factory.mktemp("plot") / "runs" / "tiny"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY, "--run-dir", str(path), "--json"])
+    assert not stop.value.code
+    return path
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("MINIRES_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_lists_every_kind_in_one_line(capsys):
+    code, out, _ = call(capsys, "plot", "--help")
+    assert code == 0
+    listed = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
+    assert listed == list(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_kind_draws_in_both_themes(capsys, run, kind, theme):
+    code, out, err = call(capsys, "plot", kind, run, *KINDS[kind], "--theme", theme)
+    assert (code, err) == (0, "")
+    assert f"{kind}.png" in out
+    with Image.open(f"{kind}.png") as image:
+        pixels = np.asarray(image.convert("L"), dtype=float)
+    assert min(pixels.shape) > 300
+    background = np.median(pixels[:3])
+    assert background > 250 if theme == "light" else background < 40
+    drawn = np.abs(pixels - background) > 60
+    assert drawn.mean() > 0.01  # lines and text, at least
+    parts = [part for half in np.array_split(drawn, 2) for part in np.array_split(half, 2, axis=1)]
+    assert all(part.any() for part in parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_one_json_object_and_an_svg(capsys, run, kind):
+    code, out, err = call(capsys, "plot", kind, run, *KINDS[kind], "-o", "a.svg", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["output"] == "a.svg"
+    first = Path("a.svg").read_bytes()
+    assert b"<svg" in first and b"<path" in first
+    call(capsys, "plot", kind, run, *KINDS[kind], "-o", "a.svg")
+    assert Path("a.svg").read_bytes() == first  # no date, no random names in it
+
+
+def test_confusion_agrees_with_evaluate(capsys, run):
+    _, out, _ = call(capsys, "plot", "confusion", run, *HERE, "--json")
+    matrix = np.array(json.loads(out)["matrix"])
+    _, out, _ = call(capsys, "evaluate", run, *HERE, "--json")
+    per_class = json.loads(out)["per_class"]
+    assert np.diag(matrix).tolist() == [row["correct"] for row in per_class]
+    assert matrix.sum(axis=1).tolist() == [row["images"] for row in per_class]
+
+
+def test_several_runs_are_compared(capsys, run):
+    last = json.loads((run / "history.jsonl").read_text().splitlines()[0])
+    code, out, _ = call(capsys, "plot", "curves", run, run / ".." / "tiny", "--json")
+    assert code == 0
+    assert [log[0] for log in json.loads(out)["runs"].values()] == [last, last]
+
+
+def test_without_a_run_the_newest_is_taken(capsys, run, monkeypatch):
+    monkeypatch.chdir(run.parent.parent)
+    code, out, _ = call(capsys, "plot", "curves", "-o", "newest.png")
+    assert code == 0
+    assert "runs/tiny" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["curve"], 2, "did you mean 'curves'"),
+        (["curves"], 4, "no RUN was named"),
+        (["curves", "nowhere"], 4, "nowhere: no such folder"),
+        (["confusion", "nowhere"], 4, "nowhere: no such run folder"),
+        (["confusion", "."], 4, "is it a run folder?"),
+        (["curves", "RUN", "-o", "a.gif"], 2, "must end in .png, .svg or .pdf"),
+        (["curves", "RUN", "-o", "no/a.png"], 2, "its folder does not exist"),
+        (["curves", "RUN", "-o", "."], 2, "must end in"),
+        (["confusion", "RUN", "--theme", "sepia"], 2, "sepia"),
+        (["confusion", "RUN", "--dataset", "cifar100", "--data-dir", "."], 3, "cifar100"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, run, args, code, words):
+    got, out, err = call(capsys, "plot", *[run if a == "RUN" else a for a in args])
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1 and words in err
+    assert not list(Path().iterdir())
+
+
+def test_options_come_from_the_environment(capsys, run, monkeypatch):
+    monkeypatch.setenv("MINIRES_PLOT_THEME", "dark")
+    assert call(capsys, "plot", "curves", run)[0] == 0
+    with Image.open("curves.png") as image:
+        assert image.convert("L").getpixel((1, 1)) < 40
+
+
+def test_a_log_without_steps_is_one_line(capsys, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.toml").write_text("")
+    code, _, err = call(capsys, "plot", "curves", "new")
+    assert code == 4 and "no step has been logged yet" in err
