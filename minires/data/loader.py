@@ -13,7 +13,14 @@ from minires.data.normalization import Normalization
 from minires.errors import UsageError
 from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
 from minires.functional.distortion import color_jitter, cutout, draw_cutout, draw_jitter
-from minires.functional.mixing import beta_table, cutmix, draw_mixing, mixed_targets, mixup
+from minires.functional.mixing import (
+    beta_table,
+    cutmix,
+    draw_mixing,
+    mixed_targets,
+    mixup,
+    take_images,
+)
 from minires.functional.random import SHUFFLE, random_bits
 
 
@@ -83,6 +90,7 @@ class Loader:
         self._batches = whole if drop_last else -(-len(indices) // batch_size)
         table = normalization_table(normalization.mean, normalization.std)
         self._table = to_device(table, device)
+        self._white = to_device(table[:, 255] - table[:, 0], device)
         self._mixup_table = self._cutmix_table = None
         if augment is not None and augment.mixup:
             self._mixup_table = to_device(beta_table(augment.mixup), device)
@@ -121,8 +129,8 @@ class Loader:
         offsets, flips = draw_augmentation(self.seed, epoch, indices, padding, flip)
         x = augment_batch(self.dataset.images, indices, self._table, offsets, flips, padding)
         if self.augment.color_jitter:
-            strength, white = self.augment.color_jitter, self._table[:, 255] - self._table[:, 0]
-            x = color_jitter(x, *draw_jitter(self.seed, epoch, indices, strength), white)
+            drawn = draw_jitter(self.seed, epoch, indices, self.augment.color_jitter)
+            x = color_jitter(x, *drawn, self._white)
         if self.augment.cutout:
             centers = draw_cutout(self.seed, epoch, indices, *x.shape[2:])
             x = cutout(x, centers, self.augment.cutout)
@@ -139,7 +147,7 @@ class Loader:
             x.shape[2:],
             self.augment.mix_share,
         )
-        others = x[mixing.partner]
+        others = take_images(x, mixing.partner)
         if self._mixup_table is not None:
             x = mixup(x, others, mixing.blend)
         if self._cutmix_table is not None:

@@ -12,7 +12,7 @@ from minires.functional.loss import (
     cross_entropy_forward,
     soft_cross_entropy_forward,
 )
-from minires.functional.mixing import cutmix, mixup
+from minires.functional.mixing import cutmix, mixup, take_images
 from minires.functional.optimizer import adam_step, average_step, rmsprop_step, sgd_step
 from minires.functional.pooling import (
     global_avg_pool_backward,
@@ -63,6 +63,7 @@ __all__ = [
     "shortcut_a_backward",
     "shortcut_a_forward",
     "soft_cross_entropy_forward",
+    "take_images",
     "upsample_backward",
     "upsample_forward",
 ]

@@ -15,6 +15,7 @@ CUTOUT_DRAWS, JITTER_DRAWS = (3, 4), (5, 6)
 """Numbers of the draws in the stream AUGMENT; 0 to 2 are the crop and the flip."""
 
 
+@operation
 def draw_jitter(seed: int, epoch: int, indices: Array, strength: float) -> tuple[Array, Array]:
     """The colour jitter of images `indices`, int64 (B,), in `epoch`.
 
@@ -42,6 +43,7 @@ def color_jitter(x: Array, contrast: Array, brightness: Array, white: Array) -> 
     return y
 
 
+@operation
 def draw_cutout(seed: int, epoch: int, indices: Array, height: int, width: int) -> Array:
     """The pixel at the centre of each image's hole in `epoch`: int64 (B, 2), row and column."""
     xp = array_module(indices)

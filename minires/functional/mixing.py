@@ -63,6 +63,7 @@ def beta_table(alpha: float) -> np.ndarray:
     return np.concatenate([lower, 1 - lower[::-1]]).astype(np.float32)
 
 
+@operation
 def draw_mixing(
     seed: int,
     epoch: int,
@@ -83,7 +84,7 @@ def draw_mixing(
     def bits(draw: int) -> Array:
         return random_bits(seed, AUGMENT, epoch, indices, draw)
 
-    order = xp.argsort(bits(ORDER))
+    order = xp.argsort(bits(ORDER), kind="stable")
     partner = xp.empty_like(order)
     partner[order] = xp.roll(order, -1)  # the next one in a random order: never the image itself
 
@@ -110,6 +111,12 @@ def draw_mixing(
 
 
 @operation
+def take_images(x: Array, places: Array) -> Array:
+    """y[b] = x[places[b]]: images (B, C, H, W), places int64 (B,), such as the partners."""
+    return x[places]
+
+
+@operation
 def mixup(x: Array, others: Array, blend: Array) -> Array:
     """y[b] = blend[b] * x[b] + (1 - blend[b]) * others[b]: images (B, C, H, W), blend (B,)."""
     blend = blend[:, None, None, None]
@@ -125,6 +132,7 @@ def cutmix(x: Array, others: Array, boxes: Array) -> Array:
     return array_module(x).where(inside[:, None], others, x)
 
 
+@operation
 def mixed_targets(labels: Array, mixing: Mixing, num_classes: int) -> Array:
     """t[b, k] = share[b] * [k = labels[b]] + (1 - share[b]) * [k = labels[partner[b]]].
 
