@@ -6,7 +6,26 @@ kernels themselves are the .cu files under src/, compiled at first use and kept 
 them has been timed on a GPU yet.
 """
 
-from minires.kernels.cuda import batch_norm, conv2d, fused, head, simple
+from minires.kernels.cuda import (
+    batch_norm,
+    conv2d,
+    distortion,
+    fused,
+    head,
+    optimizer,
+    shapes,
+    simple,
+)
 from minires.kernels.cuda.precision import set_precision
 
-__all__ = ["batch_norm", "conv2d", "fused", "head", "set_precision", "simple"]
+__all__ = [
+    "batch_norm",
+    "conv2d",
+    "distortion",
+    "fused",
+    "head",
+    "optimizer",
+    "set_precision",
+    "shapes",
+    "simple",
+]

@@ -61,6 +61,14 @@ def to_nhwc(x: Array, dtype: Any = None, multiple: int = 1) -> Array:
     return out
 
 
+def to_rows(x: Array) -> Array:
+    """x (N, C, H, W) in row order: the same memory where it lies so already, else a copy."""
+    if x.flags.c_contiguous:
+        return x
+    # the same walk as that of `to_nhwc`, with the axes in another order
+    return to_nhwc(x.transpose(0, 3, 1, 2))
+
+
 def blocks_for(items: int) -> tuple[int]:
     """The grid for one thread per item."""
     return (-(-items // THREADS),)

@@ -1,4 +1,4 @@
-"""The two ends of a network and its update: the batch, the linear layer, the loss, SGD."""
+"""The two ends of a network: the batch, the linear layer, the loss."""
 
 from __future__ import annotations
 
@@ -78,18 +78,34 @@ def linear_backward(grad_output: Array, cache: LinearCache):
     return grad_x, grad_weight, grad.sum(axis=0) if has_bias else None
 
 
-@kernel("cross_entropy_forward", "gpu")
-def cross_entropy_forward(logits, labels, label_smoothing=0.0):
-    """`functional.loss.cross_entropy_forward`."""
-    fits = logits.dtype.name in TYPES and labels.dtype == np.int64 and logits.size
-    if not fits or not (logits.flags.c_contiguous and labels.flags.c_contiguous):
+def _cross_entropy(logits: Array, labels: Array | None, shares: Array | None, smoothing: float):
+    """The loss and its cache; either labels (N,) or shares (N, K) of the classes are given."""
+    given = logits, shares if labels is None else labels
+    fits = logits.dtype.name in TYPES and logits.size
+    if not fits or not all(array.flags.c_contiguous for array in given):
         return NotImplemented
     n, k = logits.shape
     probabilities, targets = empty((n, k), np.float32), empty((n, k), np.float32)
     loss = empty((), np.float32)
-    launch("loss", f"cross_entropy<{cuda_type(logits)}>", (1,), (1024,), logits, labels,
-           probabilities, targets, loss, n, k, float(label_smoothing))
+    launch("loss", f"cross_entropy<{cuda_type(logits)}>", (1,), (1024,), logits, labels, shares,
+           probabilities, targets, loss, n, k, float(smoothing))
     return loss, CrossEntropyCache(probabilities, targets, logits)
+
+
+@kernel("cross_entropy_forward", "gpu")
+def cross_entropy_forward(logits, labels, label_smoothing=0.0):
+    """`functional.loss.cross_entropy_forward`."""
+    if labels.dtype != np.int64:
+        return NotImplemented
+    return _cross_entropy(logits, labels, None, label_smoothing)
+
+
+@kernel("soft_cross_entropy_forward", "gpu")
+def soft_cross_entropy_forward(logits, shares, label_smoothing=0.0):
+    """`functional.loss.soft_cross_entropy_forward`."""
+    if shares.dtype != np.float32:
+        return NotImplemented
+    return _cross_entropy(logits, None, shares, label_smoothing)
 
 
 @kernel("cross_entropy_backward", "gpu")
@@ -102,21 +118,3 @@ def cross_entropy_backward(cache: CrossEntropyCache) -> Array:
     launch("loss", f"cross_entropy_gradient<{cuda_type(like)}>", blocks_for(grad.size), (THREADS,),
            probabilities, targets, grad, np.int64(grad.size), like.shape[0])
     return grad
-
-
-@kernel("sgd_step", "gpu")
-def sgd_step(
-    weights, grads, velocity, lr, momentum=0.0, weight_decay=0.0, nesterov=False
-) -> None:
-    """`functional.optimizer.sgd_step`: one launch; lr may be a 0-d array on the device."""
-    arrays = (weights, grads, velocity)
-    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
-        return NotImplemented
-    rate = lr if getattr(lr, "ndim", None) == 0 and not isinstance(lr, np.generic) else None
-    if rate is not None and rate.dtype != np.float32:
-        return NotImplemented
-    blocks = min(blocks_for(weights.size)[0], 2048)
-    launch("optimizer", "sgd", (blocks,), (THREADS,), weights, grads, velocity,
-           np.int64(weights.size), rate, 0.0 if rate is not None else float(lr), float(momentum),
-           float(weight_decay), bool(nesterov))
-    return None

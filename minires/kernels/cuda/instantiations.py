@@ -67,6 +67,11 @@ def _types(*names: str) -> list[str]:
     return [f"{name}<{dtype}>" for name in names for dtype in VECTOR]
 
 
+def _wider(name: str) -> list[str]:
+    """For a gradient of the activation type or of float32."""
+    return [f"{name}<{a}, {b}>" for a in VECTOR for b in VECTOR if a in ("float", b)]
+
+
 INSTANTIATIONS: dict[str, list[str]] = {
     "batch_norm": [
         *_vectors("moments", "normalize", "gradient_sums", "input_gradient"),
@@ -80,6 +85,14 @@ INSTANTIATIONS: dict[str, list[str]] = {
         *(tile.kernel("weight_gradient", dtype) for dtype in HALF_TYPES for tile in WEIGHT_TILES),
         "add_slabs",
     ],
+    "distortion": [
+        "draw_jitter",
+        "draw_cutout",
+        "draw_mixing",
+        "mixed_targets",
+        *_types("color_jitter", "cutout", "take_images", "mixup", "cutmix"),
+    ],
+    "dropout": [*_types("dropout_forward"), *_wider("dropout_backward")],
     "elementwise": [
         *_vectors("add", "relu_forward", "relu_backward"),
         *_types("shortcut_forward", "shortcut_backward"),
@@ -87,9 +100,19 @@ INSTANTIATIONS: dict[str, list[str]] = {
     ],
     "images": ["draw", *_types("augment")],
     "loss": _types("cross_entropy", "cross_entropy_gradient"),
-    "optimizer": ["sgd"],
+    "optimizer": [
+        "sgd",
+        "adam",
+        "rmsprop",
+        "average",
+        "scale",
+        "clip",
+        "sum_of_squares",
+        "finish_sum",
+    ],
     "pooling": [
         *_types("average_forward", "max_forward", "max_backward"),
-        *(f"average_backward<{a}, {b}>" for a in VECTOR for b in VECTOR if a in ("float", b)),
+        *_wider("average_backward"),
     ],
+    "resizing": _types("upsample_forward", "upsample_backward"),
 }

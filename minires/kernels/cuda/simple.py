@@ -22,14 +22,24 @@ from minires.kernels.cuda.instantiations import TYPES
 from minires.kernels.cuda.runtime import empty, launch
 
 
-def _elementwise(name: str, *arrays: Array) -> Array:
-    """Launch `name` on arrays (N, H, W, C) of one type; its result, as logical (N, C, H, W)."""
+def _elementwise(name: str, *given: Array) -> Array:
+    """Launch `name` on activations, or matrices in row order, of one type and shape."""
+    images = given[0].ndim == 4
+    arrays = [to_nhwc(array) for array in given] if images else given
     out = empty(arrays[0].shape, arrays[0].dtype)
     width = vector_width(out.size, *arrays, out)
     kernel_name = f"{name}<{cuda_type(out)}, {width}>"
     launch("elementwise", kernel_name, blocks_for(-(-out.size // width)), (THREADS,), *arrays, out,
            np.int64(out.size))
-    return logical(out)
+    return logical(out) if images else out
+
+
+def _are_matrices(*arrays: Array) -> bool:
+    """Whether all arrays are matrices of one activation type in row order, and not empty."""
+    dtype = arrays[0].dtype
+    return dtype.name in TYPES and all(
+        a.ndim == 2 and a.dtype == dtype and a.flags.c_contiguous and a.size for a in arrays
+    )
 
 
 @kernel("add", "gpu")
@@ -37,24 +47,25 @@ def add(a: Array, b: Array) -> Array:
     """`functional.shortcut.add`."""
     if a.shape != b.shape or a.ndim != 4 or not is_activation(a, b):
         return NotImplemented
-    return _elementwise("add", to_nhwc(a), to_nhwc(b))
+    return _elementwise("add", a, b)
 
 
 @kernel("relu_forward", "gpu")
 def relu_forward(x: Array) -> tuple[Array, ReLUCache]:
     """`functional.relu.relu_forward`."""
-    if x.ndim != 4 or not is_activation(x):
+    if not (is_activation(x) or _are_matrices(x)):
         return NotImplemented
-    y = _elementwise("relu_forward", to_nhwc(x))
+    y = _elementwise("relu_forward", x)
     return y, ReLUCache(y)
 
 
 @kernel("relu_backward", "gpu")
 def relu_backward(grad_output: Array, cache: ReLUCache) -> Array:
     """`functional.relu.relu_backward`."""
-    if grad_output.ndim != 4 or not is_activation(grad_output, cache.y):
+    given = (grad_output, cache.y)
+    if not (is_activation(*given) or _are_matrices(*given)):
         return NotImplemented
-    return _elementwise("relu_backward", to_nhwc(grad_output), to_nhwc(cache.y))
+    return _elementwise("relu_backward", *given)
 
 
 @kernel("shortcut_a_forward", "gpu")

@@ -11,7 +11,6 @@ import pytest
 
 from minires import functional as F
 from minires.backend import options, to_host
-from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
 from minires.kernels import cuda
 from minires.kernels.cuda import columns
 
@@ -219,51 +218,73 @@ def test_small_operations(shape, dtype, place):
         )
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (2, 5, 7, 4), (3, 16, 6, 6)])
+@pytest.mark.parametrize("order", ["nchw", "nhwc"])
+def test_enlarging_and_flattening(shape, order, dtype, place):
+    rng = np.random.default_rng(sum(shape))
+    x = place(draw(rng, shape, dtype, order))
+    y, cache = cuda.shapes.upsample_forward(x, 3)
+    wanted, wanted_cache = F.upsample_forward.reference(*wide(x), 3)
+    close(y, wanted, 0)
+    grad = place(draw(rng, y.shape, dtype))
+    got = cuda.shapes.upsample_backward(grad, cache)
+    expected = F.upsample_backward.reference(*wide(grad), wanted_cache)
+    close(got, expected, TOLERANCE[dtype.name])
+    flat, cache = cuda.shapes.flatten_forward(x)
+    close(flat, wide(x)[0].reshape(shape[0], -1), 0)
+    assert flat.flags.c_contiguous
+    got = cuda.shapes.flatten_backward(place(to_host(flat).astype(np.float32)), cache)
+    close(got, wide(x)[0], 0)
+    assert got.dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (2, 5, 7, 4), (4, 7)])
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_dropout_is_that_of_the_reference_bit_for_bit(shape, where, dtype, place):
+    rng = np.random.default_rng(sum(shape))
+    x = draw(rng, shape, dtype, "nhwc" if len(shape) == 4 else "nchw")
+    step = 2**40 + 3
+    given = step if where == "host" else place(np.array(step))
+    y, cache = cuda.shapes.dropout_forward(place(x), 0.3, 7, 2, given)
+    wanted, wanted_cache = F.dropout_forward.reference(x, 0.3, 7, 2, step)
+    assert np.array_equal(to_host(y), wanted)
+    assert np.array_equal(to_host(cache.factor), wanted_cache.factor)
+    for kind in {dtype, np.dtype(np.float32)}:
+        grad = draw(rng, shape, kind)
+        got = to_host(cuda.shapes.dropout_backward(place(grad), cache))
+        expected = wide(grad)[0] * wide(wanted_cache.factor)[0]
+        assert got.dtype == kind
+        assert np.array_equal(got, expected.astype(kind))
+
+
+def test_relu_of_a_matrix(dtype, place):
+    rng = np.random.default_rng(1)
+    x, grad = draw(rng, (5, 7), dtype), draw(rng, (5, 7), dtype)
+    y, cache = cuda.simple.relu_forward(place(x))
+    close(y, np.maximum(x, 0), 0)
+    close(cuda.simple.relu_backward(place(grad), cache), wide(grad)[0] * (x > 0), 0)
+
+
 @pytest.mark.parametrize("shape", [(1, 2), (7, 10), (40, 100)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy(shape, smoothing, dtype, place):
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy(shape, smoothing, soft, dtype, place):
     rng = np.random.default_rng(sum(shape))
     logits = draw(rng, shape, dtype) * dtype.type(5)
     labels = rng.integers(0, shape[1], shape[0])
-    loss, cache = cuda.head.cross_entropy_forward(place(logits), place(labels), smoothing)
-    wanted, wanted_cache = F.cross_entropy_forward.reference(*wide(logits), labels, smoothing)
+    if soft:
+        labels = rng.dirichlet(np.ones(shape[1]), shape[0]).astype(np.float32)
+        forward, reference = cuda.head.soft_cross_entropy_forward, F.soft_cross_entropy_forward
+    else:
+        forward, reference = cuda.head.cross_entropy_forward, F.cross_entropy_forward
+    loss, cache = forward(place(logits), place(labels), smoothing)
+    wanted, wanted_cache = reference.reference(*wide(logits), labels, smoothing)
     close(loss, wanted, 1e-5)
     close(
         cuda.head.cross_entropy_backward(cache),
         F.cross_entropy_backward.reference(wanted_cache),
         TOLERANCE[dtype.name],
     )
-
-
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("where", ["host", "device"])
-def test_sgd(nesterov, where, place):
-    rng = np.random.default_rng(3)
-    rate = 0.1 if where == "host" else place(np.array(0.1, np.float32))
-    weights, grads, velocity = (place(draw(rng, (1000,))) for _ in range(3))
-    expected = wide(weights, grads, velocity)
-    cuda.head.sgd_step(weights, grads, velocity, rate, 0.9, 5e-4, nesterov)
-    F.sgd_step.reference(*expected, 0.1, 0.9, 5e-4, nesterov)
-    close(weights, expected[0], 1e-6)
-    close(velocity, expected[2], 1e-6)
-
-
-def test_the_batch_is_that_of_the_cpu_bit_for_bit(place):
-    rng = np.random.default_rng(5)
-    images = rng.integers(0, 256, (9, 3, 12, 10), dtype=np.uint8)
-    indices = np.array([8, 0, 3, 3, 1, 7, 2])
-    table = normalization_table((0.49, 0.48, 0.44), (0.2, 0.2, 0.2))
-    stored = place(images), place(indices), place(table)
-    reference = getattr(draw_augmentation, "reference", draw_augmentation)
-    for seed, epoch, padding, flip in ((0, 0, 4, True), (7, 31, 2, True), (3, 1, 0, False)):
-        drawn = cuda.head.draw_augmentation(seed, epoch, stored[1], padding, flip)
-        wanted = reference(seed, epoch, indices, padding, flip)
-        assert all(np.array_equal(to_host(a), b) for a, b in zip(drawn, wanted, strict=True))
-        x = cuda.head.augment_batch(*stored, *drawn, padding)
-        expected = augment_batch.reference(images, indices, table, *wanted, padding)
-        assert np.array_equal(to_host(x), expected)
-    plain = cuda.head.augment_batch(*stored)
-    assert np.array_equal(to_host(plain), augment_batch.reference(images, indices, table))
 
 
 def test_float64_and_odd_arrays_are_declined():

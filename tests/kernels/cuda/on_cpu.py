@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks import close
+from kernels.cuda.checks_batch import *  # noqa: F403
+from kernels.cuda.checks_updates import *  # noqa: F403
 from kernels.cuda.twin_runtime import TwinRuntime
 
 from minires import backend

@@ -9,11 +9,14 @@ import pytest
 from kernels.cuda.twin_runtime import RecordingRuntime
 
 from minires import backend
+from minires.data.dataset import Dataset
+from minires.data.loader import AugmentConfig, Loader
+from minires.data.normalization import Normalization
 from minires.functional.augmentation import augment_batch, normalization_table
 from minires.kernels.cuda import precision, runtime
 from minires.models import build
 from minires.nn import CrossEntropyLoss
-from minires.optim import SGD, flat
+from minires.optim import OPTIMIZERS, SGD, WeightAverage, clip_by_norm, clip_by_value, flat
 
 
 @pytest.fixture
@@ -84,3 +87,57 @@ def test_float32_goes_by_columns(steps):
     assert counts["convolve"] == counts["weight_gradient"] == 0
     assert counts["im2col"] == 2 * 19 and counts["col2im"] == 18
     assert counts["moments"] == 19
+
+
+EVERYTHING = AugmentConfig(color_jitter=0.2, cutout=8, mixup=0.4, cutmix=1.0, mix_share=0.5)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "network, how, optimizer",
+    [
+        ("cnn", {"dropout": 0.1}, "adam"),
+        ("vgg16", {"width": 0.125, "head_dropout": 0.3}, "rmsprop"),
+        ("resnet9", {"width": 0.125}, "adamw"),
+        ("resnet20", {"width": 0.5, "upsample": 2}, "sgd"),
+    ],
+)
+def test_a_step_with_everything_switched_on_needs_no_reference(
+    network, how, optimizer, name, monkeypatch
+):
+    if name == "bf16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: no bfloat16")
+    import minires.kernels.cuda  # noqa: F401  (registers the launchers)
+
+    launchers = {(op, "cpu"): f for (op, kind), f in backend._kernels.items() if kind == "gpu"}
+    monkeypatch.setattr(backend, "_kernels", launchers)
+    monkeypatch.setattr(flat, "weight_layout", lambda device: (0, 2, 3, 1))
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS[name])
+    backend.reset_fallback_counts()
+    called = set()
+
+    def note(operation, run, args, kwargs):
+        called.add(operation)
+        return run(*args, **kwargs)
+
+    images = np.zeros((12, 3, 32, 32), np.uint8)
+    data = Dataset("black", images, np.zeros(12, np.int64), tuple("0123456789"))
+    normalization = Normalization((0.5,) * 3, (0.25,) * 3)
+    model, loss = build(network, **how), CrossEntropyLoss(0.1)
+    updates = OPTIMIZERS[optimizer](model.named_parameters())
+    with runtime.use(RecordingRuntime()), np.errstate(all="ignore"):
+        average = WeightAverage(model, updates, 0.99)
+        loader = Loader(data, np.arange(12), 4, device=backend.CPU, normalization=normalization,
+                        augment=EVERYTHING)  # fmt: skip
+        with backend.observe_operations(note):
+            for x, labels in loader.epoch(0):
+                model.zero_grad()
+                loss.forward(model(x), labels)
+                model.backward(loss.backward())
+                clip_by_norm(updates, 1.0)
+                clip_by_value(updates, 1.0)
+                updates.step(0.1)
+                average.update(1)
+    assert called >= {"cutmix", "soft_cross_entropy_forward", "squared_norm", "average_step"}
+    assert not called - {operation for operation, _ in launchers}
+    assert not backend.fallback_counts()

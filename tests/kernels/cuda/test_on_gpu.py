@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernels.cuda.checks import *  # noqa: F403
+from kernels.cuda.checks_batch import *  # noqa: F403
+from kernels.cuda.checks_updates import *  # noqa: F403
 
 from minires.backend import select_device, synchronize, to_device, to_host, why_no_gpu
 from minires.functional.augmentation import augment_batch, normalization_table

@@ -5,29 +5,18 @@
 // bits. The draws are the counter-based hash of functional/random.py, bit for bit.
 // Bytes: one byte read and one value written for each of the batch's values. Share of the roof: not
 // yet measured.
-#include "common.cuh"
-
-__device__ inline unsigned long long mix(unsigned long long z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-
-__device__ inline unsigned long long draw_bits(unsigned long long state, unsigned long long value) {
-  return mix(state + value * 0x9E3779B97F4A7C15ull + 1ull);
-}
+#include "random.cuh"
 
 // offsets (B, 2), flips (B,): the crop and the flip of images `indices`; `state` is the hash of
 // (seed, stream, epoch).
-__global__ void draw(unsigned long long state, const index_t* indices, index_t* offsets,
-                     unsigned char* flips, int B, int padding, int flip) {
+__global__ void draw(bits_t state, const index_t* indices, index_t* offsets, unsigned char* flips,
+                     int B, int padding, int flip) {
   int b = blockIdx.x * blockDim.x + threadIdx.x;
   if (b >= B) return;
-  unsigned long long image = draw_bits(state, (unsigned long long)indices[b]);
-  unsigned long long span = 2ull * padding + 1;
-  offsets[2 * b] = (index_t)((draw_bits(image, 0) >> 32) * span >> 32);
-  offsets[2 * b + 1] = (index_t)((draw_bits(image, 1) >> 32) * span >> 32);
-  flips[b] = flip && draw_bits(image, 2) >> 63;
+  bits_t image = draw_bits(state, indices[b]), span = 2 * padding + 1;
+  offsets[2 * b] = below(draw_bits(image, 0), span);
+  offsets[2 * b + 1] = below(draw_bits(image, 1), span);
+  flips[b] = flip && heads(draw_bits(image, 2));
 }
 
 #define MAX_CHANNELS 8

@@ -6,12 +6,13 @@
 // first), probabilities and targets written once. Share of the roof: not yet measured.
 #include "common.cuh"
 
-// probabilities, targets (N, K) float, loss () float: logits (N, K), labels (N,). One block of 32
-// warps.
+// probabilities, targets (N, K) float, loss () float: logits (N, K), and either labels (N,) or
+// shares (N, K), the other null. One block of 32 warps.
 template <typename T>
 __global__ void __launch_bounds__(1024)
-    cross_entropy(const T* logits, const index_t* labels, float* probabilities, float* targets,
-                  float* loss, int N, int K, float smoothing) {
+    cross_entropy(const T* logits, const index_t* labels, const float* shares,
+                  float* probabilities, float* targets, float* loss, int N, int K,
+                  float smoothing) {
   __shared__ float sums[32];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   float sum = 0.0f;
@@ -25,7 +26,8 @@ __global__ void __launch_bounds__(1024)
     float log_total = logf(total);
     for (int k = lane; k < K; k += 32) {
       float z = to_float(row[k]) - largest;
-      float target = smoothing / K + (k == labels[n] ? 1.0f - smoothing : 0.0f);
+      float share = shares ? shares[(index_t)n * K + k] : k == labels[n] ? 1.0f : 0.0f;
+      float target = smoothing / K + share * (1.0f - smoothing);
       probabilities[(index_t)n * K + k] = expf(z) / total;
       targets[(index_t)n * K + k] = target;
       part += target * (z - log_total);
