@@ -16,31 +16,22 @@ if TYPE_CHECKING:
     from minires.analysis.predictions import Predictions
 
 RUN = click.argument("run", type=click.Path(path_type=Path), required=False)
-RUNS = click.argument("runs", type=click.Path(path_type=Path), nargs=-1, metavar="[RUN]...")
 
 
-@kind(RUNS)
-def curves(theme: Theme, runs: tuple[Path, ...]) -> Drawn:
-    """Loss, accuracy and learning rate of a training, or of several."""
-    from minires.analysis.pictures.curves import draw_comparison, draw_curves
+@kind(RUN)
+def curves(theme: Theme, run: Path | None) -> Drawn:
+    """Loss, accuracy and learning rate of a training."""
+    from minires.analysis.pictures.curves import draw_curves
     from minires.errors import CheckpointError
     from minires.training.history import read_history
     from minires.training.run import newest_run, open_run
 
-    logs = {}
-    for path in runs or (newest_run(),):
-        run = open_run(path)
-        logs[str(path)] = read_history(run.history)
-        if not any(r["kind"] in ("step", "epoch") for r in logs[str(path)]):
-            raise CheckpointError(f"{run.history}: no step has been logged yet")
-    numbers = {"runs": logs}
-    lines = [f"run       {path}" for path in logs]
-    if len(logs) == 1:
-        path, records = logs.popitem()
-        return Drawn(draw_curves(theme, records, Path(path).absolute().name), numbers, lines)
-    names = {Path(path).absolute().name: records for path, records in logs.items()}
-    named = names if len(names) == len(logs) else logs
-    return Drawn(draw_comparison(theme, named), numbers, lines)
+    folder = open_run(run or newest_run())
+    records = read_history(folder.history)
+    figure = draw_curves(theme, records, folder.path.absolute().name)
+    if figure is None:
+        raise CheckpointError(f"{folder.history}: no step has been logged yet")
+    return Drawn(figure, {"history": records}, [f"run       {folder.path}"])
 
 
 @kind(RUN, weights_options, split_option)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+GRID = "#d8d8d8"
+
+
 @dataclass(frozen=True)
 class Colors:
     """Okabe and Ito's palette: told apart by every common kind of colour vision."""
@@ -21,7 +24,7 @@ class Colors:
     validation: str = "#D55E00"
     rate: str = "#009E73"
     best: str = "#000000"
-    grid: str = "#d8d8d8"
+    grid: str = GRID
 
 
 COLORS = Colors()

@@ -92,13 +92,6 @@ def test_confusion_agrees_with_evaluate(capsys, run):
     assert matrix.sum(axis=1).tolist() == [row["images"] for row in per_class]
 
 
-def test_several_runs_are_compared(capsys, run):
-    last = json.loads((run / "history.jsonl").read_text().splitlines()[0])
-    code, out, _ = call(capsys, "plot", "curves", run, run / ".." / "tiny", "--json")
-    assert code == 0
-    assert [log[0] for log in json.loads(out)["runs"].values()] == [last, last]
-
-
 def test_without_a_run_the_newest_is_taken(capsys, run, monkeypatch):
     monkeypatch.chdir(run.parent.parent)
     code, out, _ = call(capsys, "plot", "curves", "-o", "newest.png")
