@@ -17,7 +17,7 @@ def conv2d_forward(
     x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
 ) -> tuple[Array, Conv2dCache]:
     """`functional.conv.conv2d_forward`."""
-    conv = strategy(x, weight, stride, padding)
+    conv = strategy(x, weight, stride, padding, bias)
     if conv is None:
         return NotImplemented
     n, k = x.shape[0], weight.shape[0]
@@ -29,9 +29,6 @@ def conv2d_forward(
         for images in conv.blocks(parts[thread]):
             for row in range(0, h, conv.rows):
                 conv.forward(row, images, flat, row, images.start * k, workspace(thread))
-        if bias is not None:
-            mine = y[:, :, parts[thread]]
-            np.add(mine, bias, out=mine)
 
     parallel(work, len(parts))
     return logical(y), Conv2dCache(x, weight, bias is not None, stride, padding)

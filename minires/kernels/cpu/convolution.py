@@ -16,7 +16,7 @@ from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
 from minires.kernels.cpu.products import fast_rows, multiply
 from minires.kernels.cpu.threads import groups
-from minires.kernels.cpu.winograd import FILTER_ADJOINT, FILTER_TRANSFORM, TILE
+from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 _PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
@@ -59,9 +59,12 @@ def _copy(hwnc: np.ndarray) -> np.ndarray:
 class Winograd:
     """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
 
-    def __init__(self, x: Array, weight: Array, stride: int, padding: int) -> None:
+    def __init__(
+        self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
+    ) -> None:
         n, self.c, self.h, self.w = x.shape
         self.k, self.n = weight.shape[0], n
+        self.bias = bias
         images = -(-n // max(1, options.threads))
         plane_bytes = 36 * 4 * (self.w // TILE) * images * max(self.c, self.k)
         self.rows = TILE * loops.tile_rows(self.h // TILE, plane_bytes)
@@ -86,9 +89,7 @@ class Winograd:
 
     def _transform_filters(self) -> None:
         self.filters = pool.take((36, self.c, self.k))
-        np.matmul(
-            FILTER_TRANSFORM, self.taps.reshape(9, -1), out=self.filters.reshape(36, -1)
-        )
+        np.matmul(FILTER_TRANSFORM, self.taps.reshape(9, -1), out=self.filters.reshape(36, -1))
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -121,7 +122,16 @@ class Winograd:
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
         self._multiply(vm, mm, ws)
+        if self.bias is not None:
+            self._add_bias(m, count, rows)
         loops.output_transform(m, y, at, rows, to, to + count * self.k, ws)
+
+    def _add_bias(self, m: np.ndarray, images: int, rows: int) -> None:
+        """Add the bias at one position of 36: the one that the output transform copies to all 16
+        outputs of a tile."""
+        length = images * self.k
+        everywhere = m[EVERYWHERE, : rows * (self.w // TILE) * length].reshape(-1, length)
+        np.add(everywhere, np.tile(self.bias, images), out=everywhere)
 
     def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
         """m = v U at each of the 36 positions."""
@@ -245,8 +255,11 @@ class WinogradByChannels(Winograd):
 class Direct:
     """Any convolution: the windows of a few output rows as a matrix, times the weights."""
 
-    def __init__(self, x: Array, weight: Array, stride: int, padding: int) -> None:
+    def __init__(
+        self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
+    ) -> None:
         self.n, self.c, self.h, self.w = x.shape
+        self.bias = bias
         self.k, _, self.side, _ = weight.shape
         self.stride, self.padding = stride, padding
         self.output_size = tuple(
@@ -294,7 +307,11 @@ class Direct:
         np.matmul(
             columns.reshape(-1, self.taps * self.c), self.matrix, out=product.reshape(-1, self.k)
         )
-        y[at : at + rows, :, to : to + count * self.k] = product
+        target = y[at : at + rows, :, to : to + count * self.k]
+        if self.bias is None:
+            np.copyto(target, product)
+        else:
+            np.add(product, np.tile(self.bias, count), out=target)
 
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""
@@ -363,14 +380,17 @@ def _sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:
     return total.reshape(shape).transpose(3, 2, 0, 1)
 
 
-def strategy(x: Array, weight: Array, stride: int, padding: int):
-    """The fastest way to compute this convolution, or None where only the reference can."""
+def strategy(x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None):
+    """The fastest way to compute this convolution, or None where only the reference can.
+
+    `bias` (K,), if given, is added to the output.
+    """
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape:
         return None
     if options.conv != "direct" and Winograd.fits(x, weight, stride, padding):
         # Compiled loops have memory to spare, and are 10 to 20% faster with all filters at once.
         large = 36 * weight[:, :, 0, 0].size * 4 > _FILTER_BYTES and not loops.compiled_in_use()
-        return (WinogradByChannels if large else Winograd)(x, weight, stride, padding)
+        return (WinogradByChannels if large else Winograd)(x, weight, stride, padding, bias)
     if Direct.fits(x, weight, stride, padding):
-        return Direct(x, weight, stride, padding)
+        return Direct(x, weight, stride, padding, bias)
     return None

@@ -109,6 +109,32 @@ def normalize(
             np.maximum(line, zeros, out=targets[h])
 
 
+def finish(
+    y: Region,
+    out: Region,
+    shortcut: Region | None,
+    rows: int,
+    columns: int,
+    length: int,
+    relu: bool,
+    ws: Workspace,
+) -> None:
+    """out = y (+ shortcut), then ReLU if `relu`."""
+    zeros = ws.zeros(length)
+    sources = _pieces(y, rows, columns, length)
+    targets = _pieces(out, rows, columns, length)
+    extras = None if shortcut is None else _pieces(shortcut, rows, columns, length)
+    for h, source in enumerate(sources):
+        line, target = source, targets[h]
+        if extras is not None:
+            line = _scratch(ws, "piece", source) if relu else target
+            np.add(source, extras[h], out=line)
+        if relu:
+            np.maximum(line, zeros, out=target)
+        elif extras is None:
+            np.copyto(target, source)
+
+
 def gradient_sums(
     grad: Region,
     y: Region,

@@ -42,8 +42,15 @@ def conv_bn_relu_forward(
     eps: float = 1e-5,
 ) -> tuple[Array, ConvBNReLUCache]:
     """`functional.fused.conv_bn_relu_forward`."""
-    conv = strategy(x, weight, stride, padding)
-    if conv is None or gamma.dtype != np.float32:
+    if gamma.dtype != np.float32:
+        return NotImplemented
+    if training:
+        conv = strategy(x, weight, stride, padding)
+    else:
+        mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
+        inv_std, scale, shift = _affine(gamma, beta, mean, variance, eps)
+        conv = strategy(x, weight * scale[:, None, None, None], stride, padding, shift)
+    if conv is None:
         return NotImplemented
     n, k = x.shape[0], weight.shape[0]
     h, w = conv.output_size
@@ -54,17 +61,11 @@ def conv_bn_relu_forward(
         y = pool.take((h, w, n, k))
         mean, variance = run.convolve(y)
         _update_running(running_mean, running_var, mean, variance, n * h * w, momentum)
-    else:
-        y = None
-        mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
-    inv_std = 1.0 / np.sqrt(variance + eps)
-    scale = gamma * inv_std
-    shift = (beta - mean * scale).astype(np.float32)
-    scale = scale.astype(np.float32)
-    if training:
+        inv_std, scale, shift = _affine(gamma, beta, mean, variance, eps)
         run.normalize(y, scale, shift)
     else:
-        run.convolve_and_normalize(scale, shift)
+        y = None
+        run.convolve_and_finish()
     result = logical(out)
     # An evaluation pass keeps no cache, so y is not stored; a backward pass computes it again.
     batch_norm = BatchNormCache(
@@ -105,6 +106,14 @@ def _with_affine(cache: ConvBNReLUCache, scale: np.ndarray, shift: np.ndarray) -
     extended = _AffineCache(*cache)
     extended.affine = (scale, shift)
     return extended
+
+
+def _affine(gamma, beta, mean, variance, eps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1 / std (float64), and batch norm as y * scale + shift."""
+    inv_std = 1.0 / np.sqrt(variance + eps)
+    scale = gamma * inv_std
+    shift = beta - mean * scale
+    return inv_std, scale.astype(np.float32), shift.astype(np.float32)
 
 
 def _update_running(running_mean, running_var, mean, variance, count, momentum) -> None:
@@ -154,12 +163,15 @@ class _Forward:
 
         def work(thread: int) -> None:
             piece = parts[thread]
-            self._apply(source.at(piece.row, piece.lo), piece, scale, shift, thread)
+            place = self._place(piece)
+            loops.normalize(
+                source.at(piece.row, piece.lo), *place, scale, shift, self.relu, workspace(thread)
+            )
 
         parallel(work, len(parts))
 
-    def convolve_and_normalize(self, scale: np.ndarray, shift: np.ndarray) -> None:
-        """out = relu(conv(x) * scale + shift + shortcut), chunk by chunk."""
+    def convolve_and_finish(self) -> None:
+        """out = relu(conv(x) + shortcut), chunk by chunk, where conv has batch norm inside."""
 
         def work(thread: int) -> None:
             ws = workspace(thread)
@@ -167,24 +179,16 @@ class _Forward:
                 length = (images.stop - images.start) * self.k
                 y = ws.get("chunk", (rows, self.w, length))
                 self.conv.forward(row, images, y, 0, 0, ws)
-                piece = Piece(row, rows, images.start * self.k, length)
-                self._apply(Region(y, 0, 0, 0), piece, scale, shift, thread)
+                place = self._place(Piece(row, rows, images.start * self.k, length))
+                loops.finish(Region(y, 0, 0, 0), *place, self.relu, ws)
 
         parallel(work, len(self.parts))
 
-    def _apply(self, source: Region, piece: Piece, scale, shift, thread: int) -> None:
-        loops.normalize(
-            source,
-            self.out.at(piece.row, piece.lo),
-            None if self.shortcut is None else self.shortcut.at(piece.row, piece.lo),
-            piece.rows,
-            self.w,
-            piece.length,
-            scale,
-            shift,
-            self.relu,
-            workspace(thread),
-        )
+    def _place(self, piece: Piece):
+        """A piece of the output, that of the shortcut if there is one, and their extent."""
+        out = self.out.at(piece.row, piece.lo)
+        extra = None if self.shortcut is None else self.shortcut.at(piece.row, piece.lo)
+        return out, extra, piece.rows, self.w, piece.length
 
 
 @kernel("conv_bn_relu_backward", "cpu")

@@ -18,6 +18,8 @@ NUMPY_PLANE_BYTES = 2_500_000
 NONE = np.empty(0, np.float32)
 """Stands for "no ReLU" where a scale is expected."""
 
+_ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
+
 
 def _load():
     if os.environ.get("MINIRES_NO_NUMBA"):
@@ -108,6 +110,15 @@ def normalize(y, out, shortcut, rows, columns, length, scale, shift, relu, ws) -
         )
 
 
+def finish(y, out, shortcut, rows, columns, length, relu, ws) -> None:
+    """`elementwise.finish`."""
+    if _passes is None:
+        elementwise.finish(y, out, shortcut, rows, columns, length, relu, ws)
+    else:
+        added, extra = shortcut is not None, y if shortcut is None else shortcut
+        _passes.normalize(y, out, extra, added, rows, columns, length, _ONE, _ZERO, relu)
+
+
 def gradient_sums(
     grad, y, out, masked, rows, columns, length, mean, scale, shift, sums, ws
 ) -> None:
@@ -122,9 +133,7 @@ def gradient_sums(
         _passes.gradient_sums(grad, y, rows, columns, length, mean, scale, shift, sums)
 
 
-def input_gradient(
-    grad, y, target, rows, columns, length, coefficients, scale, shift, ws
-) -> None:
+def input_gradient(grad, y, target, rows, columns, length, coefficients, scale, shift, ws) -> None:
     """`elementwise.input_gradient`."""
     if _passes is None:
         elementwise.input_gradient(

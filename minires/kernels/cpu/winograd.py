@@ -73,6 +73,9 @@ OUTPUT = np.array(  # A^T
     ],
     np.float32,
 )
+EVERYWHERE = 7
+"""The position in row 1 and column 1: the output transform adds it to all 16 outputs alike."""
+
 _INPUT_ADJOINT = np.ascontiguousarray(INPUT.T)
 _OUTPUT_ADJOINT = np.ascontiguousarray(OUTPUT.T)
 
