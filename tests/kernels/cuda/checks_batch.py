@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels.cuda.checks import draw, wide
+from kernels.cuda.checking import draw, wide
 
 from minires import functional as F
 from minires.backend import to_host

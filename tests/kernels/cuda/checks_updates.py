@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels.cuda.checks import close, draw, wide
+from kernels.cuda.checking import close, draw, wide
 
 from minires.backend import to_host
 from minires.functional import optimizer as reference

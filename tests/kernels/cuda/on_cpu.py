@@ -1,11 +1,11 @@
-"""The checks of checks.py and a training step, on the CPU: test_on_cpu.py runs this file."""
+"""All checks but those of convolutions, and a training step, on the CPU: see test_on_cpu.py."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels.cuda.checking import close, dtype  # noqa: F401  (a fixture)
 from kernels.cuda.checks import *  # noqa: F403
-from kernels.cuda.checks import close
 from kernels.cuda.checks_batch import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 from kernels.cuda.twin_runtime import TwinRuntime

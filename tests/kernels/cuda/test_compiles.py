@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,15 +22,24 @@ needs_compiler = pytest.mark.skipif(
     REASON is not None, reason=f'{REASON}: pip install -e ".[cuda-check]"'
 )
 
+CASES = [(source, arch) for source in sorted(INSTANTIATIONS) for arch in ("sm_80", "sm_90a")]
+
 REGISTERS = {"conv": 128, "batch_norm": 128, "loss": 64}
 """At most so many per thread: a convolution's 256 threads then fit twice on a multiprocessor."""
 
 
+@pytest.fixture(scope="module")
+def compiled_sources():
+    """Every source for every architecture, each compiled once, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {case: pool.submit(compile_source, *case) for case in CASES}
+        pool.shutdown(cancel_futures=True)
+
+
 @needs_compiler
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("source", sorted(INSTANTIATIONS))
-def test_every_instantiation_compiles_without_spills(source, architecture):
-    compiled = compile_source(source, architecture)
+@pytest.mark.parametrize("source, architecture", CASES)
+def test_every_instantiation_compiles_without_spills(source, architecture, compiled_sources):
+    compiled = compiled_sources[source, architecture].result()
     assert compiled.cubin[:4] == b"\x7fELF"
     assert set(compiled.usage) == set(INSTANTIATIONS[source])
     for name, usage in compiled.usage.items():

@@ -1,6 +1,7 @@
-"""The kernels run on the CPU under the address sanitizer, in a process of their own.
+"""The kernels run on the CPU under the address sanitizer, in processes of their own.
 
-The sanitizer has to be loaded before Python starts, hence the process. The checks are in on_cpu.py.
+The sanitizer has to be loaded before Python starts, hence the processes. The checks are in the
+files on_cpu*.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,11 @@ def sanitizer() -> str | None:
     return path if Path(path).is_file() else None
 
 
-def test_every_kernel_on_the_cpu_against_the_reference_under_the_address_sanitizer():
-    library = sanitizer()
-    if library is None:
-        pytest.skip("g++ with its address sanitizer is not installed")
+FILES = ("on_cpu_convolution.py", "on_cpu.py")
+
+
+def run_checks(name: str, library: str) -> subprocess.CompletedProcess:
+    """The checks of one file under the address sanitizer."""
     environment = {
         **os.environ,
         SANITIZE: "1",
@@ -39,11 +42,22 @@ def test_every_kernel_on_the_cpu_against_the_reference_under_the_address_sanitiz
     }
     # capture=sys: what the sanitizer writes as the process dies must come through
     command = [sys.executable, "-m", "pytest", "-qx", "--capture=sys", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, str(HERE / "on_cpu.py")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
+    return subprocess.run(
+        [*command, str(HERE / name)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The checks of each file, all started at once, two at a time."""
+    library = sanitizer()
+    if library is None:
+        pytest.skip("g++ with its address sanitizer is not installed")
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(run_checks, name, library) for name in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_kernels_on_the_cpu_against_the_reference_under_the_address_sanitizer(name, runs):
+    done = runs[name].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]

@@ -1,11 +1,13 @@
-"""The checks of checks.py on a GPU, and short trainings against the CPU: `pytest -m gpu`."""
+"""All checks of the kernels on a GPU, and short trainings against the CPU: `pytest -m gpu`."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels.cuda.checking import dtype  # noqa: F401  (a fixture)
 from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks_batch import *  # noqa: F403
+from kernels.cuda.checks_convolution import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 
 from minires.backend import select_device, synchronize, to_device, to_host, why_no_gpu
