@@ -14,7 +14,7 @@ import importlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,10 +38,18 @@ class Device:
 
 @dataclass
 class Options:
-    """What the kernels may ask: `threads` on the CPU, and `conv`, "auto" or "direct"."""
+    """What the kernels may ask: `threads` on the CPU, `conv`, "auto" or "direct", and `precision`.
+
+    `precision` is one of `PRECISIONS`; on the CPU it is always fp32.
+    """
 
     threads: int = 1
     conv: str = "auto"
+    precision: str = "fp32"
+
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+"""Float32; the same with products on tensor cores; and 16-bit activations of two kinds."""
 
 
 CPU = Device("cpu")
@@ -212,6 +220,23 @@ def forget_scratch_peak(device: Device) -> None:
         _scratch[device.kind][1]()
 
 
+_fixed_weights: dict[str, Callable[[list[Array]], AbstractContextManager]] = {}
+
+
+def on_fixed_weights(kind: str, keep: Callable[[list[Array]], AbstractContextManager]) -> None:
+    """Let the kernels of devices of `kind` know of weights that keep their values for a while."""
+    _fixed_weights[kind] = keep
+
+
+def fixed_weights(weights: list[Array]) -> AbstractContextManager:
+    """A promise to the kernels: `weights` keep their values while the context lasts.
+
+    So a kernel may keep copies of them in the type and the order that suit it.
+    """
+    keep = _fixed_weights.get(_kind(weights[0])) if weights else None
+    return nullcontext() if keep is None else keep(weights)
+
+
 def synchronize(device: Device) -> None:
     """Wait until everything that was started on `device` has finished."""
     if device.kind == "gpu":
@@ -222,6 +247,13 @@ def accumulation_dtype(dtype: Any) -> np.dtype:
     """The type that sums over arrays of `dtype` are kept in: float32 for half precision."""
     dtype = np.dtype(dtype)
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def activation_dtype(device: Device) -> np.dtype:
+    """The type of a batch on `device`: float32, or what the precision makes of it on a GPU."""
+    if device.kind == "cpu":
+        return np.dtype(np.float32)
+    return importlib.import_module("minires.kernels.cuda.precision").current.dtype
 
 
 def weight_layout(device: Device) -> tuple[int, int, int, int]:
@@ -236,14 +268,18 @@ def weight_layout(device: Device) -> tuple[int, int, int, int]:
 # --- the choice of a device -----------------------------------------------------------------
 
 
-def select_device(name: str = "auto", threads: int | None = None, conv: str = "auto") -> Device:
+def select_device(
+    name: str = "auto", threads: int | None = None, conv: str = "auto", precision: str = "fp32"
+) -> Device:
     """Resolve `name` ("auto", "cpu", "gpu" or "gpu:1"), and load the kernels of that device.
 
     `threads` is the number of CPU threads (default: all cores that this process may use), `conv`
-    is "auto" (Winograd where it fits) or "direct". Raises `DeviceError` if a GPU was asked for and
-    cannot be used, `UsageError` for a name or number that means nothing.
+    is "auto" (Winograd where it fits) or "direct", `precision` one of `PRECISIONS`. Raises
+    `DeviceError` if a GPU was asked for, or is needed for the precision, and cannot be used,
+    `UsageError` for a name or number that means nothing.
     """
     device = _parse_device(name)
+    _check_precision(precision, name, device)
     options.threads = _check_threads(threads)
     if conv not in ("auto", "direct"):
         raise UsageError(f"--conv {conv}: unknown; use auto or direct")
@@ -253,7 +289,18 @@ def select_device(name: str = "auto", threads: int | None = None, conv: str = "a
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("minires.kernels"):
             raise
+    options.precision = precision
+    if device.kind == "gpu":
+        importlib.import_module("minires.kernels.cuda.precision").set_precision(precision)
     return device
+
+
+def _check_precision(precision: str, name: str, device: Device) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: unknown; use {', '.join(PRECISIONS)}")
+    if device.kind == "cpu" and precision != "fp32":
+        reason = why_no_gpu() if name == "auto" else "use --device gpu"
+        raise DeviceError(f"--precision {precision}: a CPU computes in fp32 alone; {reason}")
 
 
 def available_cores() -> int:

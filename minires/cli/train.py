@@ -32,8 +32,8 @@ GROUPS = {
         *("clip_norm", "clip_value", "ema", "label_smoothing"),
     ),
     "Machine and output": (
-        *("seed", "device", "threads", "conv", "save_every", "log_every", "eval_batch_size"),
-        "as_json",
+        *("seed", "device", "precision", "threads", "conv"),
+        *("save_every", "log_every", "eval_batch_size", "as_json"),
     ),
 }
 """The sections of the help, and the order of the options in each, also for lr-find and sanity."""

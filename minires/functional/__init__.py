@@ -12,6 +12,7 @@ from minires.functional.loss import (
     cross_entropy_forward,
     soft_cross_entropy_forward,
 )
+from minires.functional.loss_scaling import unscale_in_place, update_scale
 from minires.functional.mixing import cutmix, mixup, take_images
 from minires.functional.optimizer import adam_step, average_step, rmsprop_step, sgd_step
 from minires.functional.pooling import (
@@ -64,6 +65,8 @@ __all__ = [
     "shortcut_a_forward",
     "soft_cross_entropy_forward",
     "take_images",
+    "unscale_in_place",
+    "update_scale",
     "upsample_backward",
     "upsample_forward",
 ]

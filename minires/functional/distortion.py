@@ -33,14 +33,14 @@ def draw_jitter(seed: int, epoch: int, indices: Array, strength: float) -> tuple
 def color_jitter(x: Array, contrast: Array, brightness: Array, white: Array) -> Array:
     """y[b, c] = contrast[b] * x[b, c] + brightness[b] * white[c].
 
-    x: float32 (B, C, H, W), normalised, so the contrast changes about the mean colour; contrast,
+    x: (B, C, H, W), normalised, so the contrast changes about the mean colour; contrast,
     brightness: (B,); white: (C,), the distance from black to white in each channel, 1 / std.
     Values are not clipped. Source: Howard 2013, "Some improvements on deep convolutional neural
     network based image classification", section 2.2.
     """
     y = x * contrast[:, None, None, None]
     y += (brightness[:, None] * white)[:, :, None, None]
-    return y
+    return y.astype(x.dtype, copy=False)
 
 
 @operation

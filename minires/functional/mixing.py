@@ -122,7 +122,7 @@ def mixup(x: Array, others: Array, blend: Array) -> Array:
     blend = blend[:, None, None, None]
     y = x * blend
     y += others * (1 - blend)
-    return y
+    return y.astype(x.dtype, copy=False)
 
 
 @operation

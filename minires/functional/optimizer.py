@@ -2,6 +2,9 @@
 
 They work piece by piece, so that a piece is still in the cache when the next line needs it. All
 formulas are those of torch.optim.
+
+`skip`, where it is given, is a 0-d array: if it is not 0, nothing changes, so that a step with
+infinite gradients can be left out without asking the device (see `functional.loss_scaling`).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ def sgd_step(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    skip: Array | None = None,
 ) -> None:
     """Update `weights` and `velocity` in place; `grads` is only read.
 
@@ -41,6 +45,8 @@ def sgd_step(
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep
     learning", section 2, in the form of torch.optim.SGD: the rate multiplies the velocity.
     """
+    if skip is not None and skip:
+        return
     xp = array_module(weights)
     chunk = CHUNK if xp is np else max(weights.size, 1)
     scratch = xp.empty((2, min(chunk, weights.size)), dtype=weights.dtype)
@@ -73,6 +79,7 @@ def adam_step(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
+    skip: Array | None = None,
 ) -> None:
     """Update `weights`, `mean` and `square` in place; `grads` is only read.
 
@@ -87,6 +94,8 @@ def adam_step(
     counts the updates from 1; `lr` is per step. Sources: Kingma and Ba 2015, "Adam", algorithm 1;
     Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2.
     """
+    if skip is not None and skip:
+        return
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
     for (w, gradient, m, s), (g, denominator) in _pieces(2, weights, grads, mean, square):
         if decoupled:
@@ -120,6 +129,7 @@ def rmsprop_step(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
+    skip: Array | None = None,
 ) -> None:
     """Update `weights` and the slots in place; `grads` is only read.
 
@@ -134,6 +144,8 @@ def rmsprop_step(
     per step. Sources: Hinton 2012, "Neural networks for machine learning", lecture 6e; centered:
     Graves 2013, "Generating sequences with recurrent neural networks", section 4.2.
     """
+    if skip is not None and skip:
+        return
     given = [array for array in (mean, velocity) if array is not None]
     for (w, gradient, s, *slots), (g, root) in _pieces(2, weights, grads, square, *given):
         _decayed_gradient(w, gradient, weight_decay, g)
@@ -159,6 +171,12 @@ def rmsprop_step(
             g[...] = v
         g *= lr
         w -= g
+
+
+@operation
+def count_in_place(count: Array, skip: Array) -> None:
+    """count <- count + 1, unless skip is not 0: 0-d arrays, int64 and float32."""
+    count += array_module(count).asarray(skip == 0)
 
 
 @operation

@@ -15,7 +15,7 @@ from minires.nn.layers import (
     Sequential,
     Upsample,
 )
-from minires.nn.module import Buffer, Module, Parameter, observe
+from minires.nn.module import Buffer, Module, Parameter, convolution_weights, observe
 from minires.nn.residual import BasicBlock, Bottleneck, ConvBNReLU, Projection, ShortcutA
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "Sequential",
     "ShortcutA",
     "Upsample",
+    "convolution_weights",
     "observe",
 ]

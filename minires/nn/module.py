@@ -220,6 +220,11 @@ class Module:
                     _assign(holder.data, state[name])
 
 
+def convolution_weights(model: Module) -> list[Array]:
+    """The arrays (K, C, k, k) that the convolutions of `model` multiply with."""
+    return [p.data for _, p in model.named_parameters() if p.data.ndim == 4]
+
+
 def state_problems(shapes: dict[str, tuple[int, ...]], state: dict[str, Any]) -> list[str]:
     """What keeps `state` from being loaded into a model with `shapes`, in a few words each."""
     missing = [n for n in shapes if n not in state and not n.endswith("num_batches_tracked")]

@@ -5,6 +5,7 @@ from minires.optim.averaging import WeightAverage
 from minires.optim.base import Optimizer
 from minires.optim.clip import clip_by_norm, clip_by_value, gradient_norm
 from minires.optim.flat import FlatGroup
+from minires.optim.scaling import LossScaler
 from minires.optim.schedules import SCHEDULES, make_schedule
 from minires.optim.sgd import SGD
 
@@ -17,6 +18,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "FlatGroup",
+    "LossScaler",
     "Optimizer",
     "RMSprop",
     "WeightAverage",

@@ -32,7 +32,7 @@ class Adam(Optimizer):
         self.eps = float(eps)
         super().__init__(named_parameters, weight_decay, decay_all, lr_factor)
 
-    def update_group(self, weights, grads, slots, lr, weight_decay, momentum) -> None:
+    def update_group(self, weights, grads, slots, lr, weight_decay, momentum, skip) -> None:
         """`adam_step`; `momentum` replaces beta1."""
         beta1 = self.betas[0] if momentum is None else momentum
         adam_step(
@@ -47,6 +47,7 @@ class Adam(Optimizer):
             self.eps,
             weight_decay,
             self.decoupled,
+            **({} if skip is None else {"skip": skip}),
         )
 
 
@@ -80,7 +81,7 @@ class RMSprop(Optimizer):
         )
         super().__init__(named_parameters, weight_decay, decay_all, lr_factor)
 
-    def update_group(self, weights, grads, slots, lr, weight_decay, momentum) -> None:
+    def update_group(self, weights, grads, slots, lr, weight_decay, momentum, skip) -> None:
         """`rmsprop_step`; `momentum` replaces the optimizer's own, where it has any."""
         rmsprop_step(
             weights,
@@ -93,4 +94,5 @@ class RMSprop(Optimizer):
             self.eps,
             weight_decay,
             self.momentum if momentum is None else momentum,
+            **({} if skip is None else {"skip": skip}),
         )

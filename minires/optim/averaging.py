@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,14 @@ class WeightAverage:
 
     def update(self, steps: int) -> None:
         """Take in the weights after update number `steps`."""
-        decay = min(self.decay, (1 + steps) / (10 + steps))
+        self.follow(self.decay_after(steps))
+
+    def decay_after(self, steps: int) -> float:
+        """d after update number `steps`."""
+        return min(self.decay, (1 + steps) / (10 + steps))
+
+    def follow(self, decay: Any) -> None:
+        """Take in the weights with this d, a number or a 0-d float32 array on the device."""
         for group, average in zip(self.groups, self.weights, strict=True):
             average_step(average, group.weights, decay)
         for name, buffer in self.buffers.items():

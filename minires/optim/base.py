@@ -9,6 +9,7 @@ import numpy as np
 
 from minires.backend import Array, array_module, to_host
 from minires.errors import CheckpointError
+from minires.functional.optimizer import count_in_place
 from minires.optim.flat import FlatGroup
 
 if TYPE_CHECKING:
@@ -59,20 +60,31 @@ class Optimizer:
             for parameter in group.parameters:
                 parameter.zero_grad()
 
-    def step(self, lr: float, momentum: float | None = None) -> None:
+    def step(
+        self, lr: float, momentum: float | None = None, skip: Array | None = None
+    ) -> None:
         """Update every parameter once from its gradient.
 
         `lr` is the rate of this step; `momentum`, where given, replaces the optimizer's own in
-        this step (Adam's is beta1).
+        this step (Adam's is beta1). `skip`: a 0-d array; if it is not 0, nothing changes.
         """
         if isinstance(lr, float):  # a NumPy float64 is one too, and would promote float32 arrays
             lr = float(lr)
-        self.steps += 1
+        self._count(skip)
         for index, group in enumerate(self.groups):
             factor = self.lr_factors[index]
             rate = lr if factor == 1 else lr * factor
             slots, decay = self.group_slots[index], self.weight_decays[index]
-            self.update_group(group.weights, group.gradients(), slots, rate, decay, momentum)
+            self.update_group(group.weights, group.gradients(), slots, rate, decay, momentum, skip)
+
+    def _count(self, skip: Array | None) -> None:
+        """Count this update in `steps`: on the device, if only that knows whether it is one."""
+        if skip is None:
+            self.steps += 1
+        elif self.counts_steps:
+            if isinstance(self.steps, int):
+                self.steps = array_module(skip).asarray(self.steps, np.int64)
+            count_in_place(self.steps, skip)
 
     def update_group(
         self,
@@ -82,8 +94,9 @@ class Optimizer:
         lr: float,
         weight_decay: float,
         momentum: float | None,
+        skip: Array | None,
     ) -> None:
-        """Update one group in place; weights, grads and each of `slots`: (P,)."""
+        """Update one group in place unless `skip`; weights, grads and each of `slots`: (P,)."""
         raise NotImplementedError
 
     # --- state ------------------------------------------------------------------------------
@@ -92,7 +105,7 @@ class Optimizer:
         """The slots, `<slot>.<parameter>`: host copies in the parameters' shapes; and `steps`."""
         state = {name: np.array(to_host(view), order="C") for name, view in self._views().items()}
         if self.counts_steps:
-            state[STEPS] = np.array(self.steps, np.int64)
+            state[STEPS] = np.array(int(self.steps), np.int64)
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:

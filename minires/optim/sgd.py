@@ -30,9 +30,10 @@ class SGD(Optimizer):
         self.nesterov = bool(nesterov)
         super().__init__(named_parameters, weight_decay, decay_all, lr_factor)
 
-    def update_group(self, weights, grads, slots, lr, weight_decay, momentum) -> None:
+    def update_group(self, weights, grads, slots, lr, weight_decay, momentum, skip) -> None:
         """`sgd_step`; `momentum` replaces the optimizer's own."""
         if momentum is None:
             momentum = self.momentum
         velocity = slots["momentum"]
-        sgd_step(weights, grads, velocity, lr, momentum, weight_decay, self.nesterov)
+        more = {} if skip is None else {"skip": skip}
+        sgd_step(weights, grads, velocity, lr, momentum, weight_decay, self.nesterov, **more)

@@ -45,6 +45,8 @@ class LogHistory(Callback):
         }
         if trainer.gradient_norm is not None:
             record["gradient_norm"] = float(trainer.gradient_norm)
+        if trainer.scaler is not None:
+            record["loss_scale"] = float(trainer.scaler.scale)
         self.history.append(record)
 
     def on_epoch(self, trainer: Trainer, metrics: dict[str, Any]) -> None:

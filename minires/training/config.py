@@ -22,6 +22,7 @@ CYCLE_SHAPES = ("cosine", "linear")
 DATASETS = ("cifar10", "cifar100", "shapes")
 SCHEDULES = ("constant", "step", "cosine", "one-cycle", "cosine-restarts", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -191,6 +192,11 @@ class TrainConfig:
     )
     seed: int = _option(0, "Seed of the weights, order, augmentation and split.", low=0)
     device: str = _option("auto", "auto, cpu, gpu or gpu:1.", same_result=True)
+    precision: str = _option(
+        "fp32",
+        "Type of the activations on a GPU: tf32, bf16 and fp16 use its tensor cores.",
+        choices=PRECISIONS,
+    )
     threads: int | None = _option(
         None, "CPU threads.", kind=int, low=1, same_result=True, shown="all cores"
     )

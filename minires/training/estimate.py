@@ -17,15 +17,16 @@ import numpy as np
 
 from minires.backend import (
     Device,
+    activation_dtype,
     forget_scratch_peak,
     scratch_peak_bytes,
     synchronize,
     to_device,
 )
-from minires.nn import CrossEntropyLoss, Module
-from minires.optim import Optimizer
+from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
-from minires.training.setup import TrainingData, make_model, make_optimizer
+from minires.training.setup import TrainingData, make_model, make_optimizer, make_scaler
+from minires.training.step import TrainingStep
 
 WARM_UP, SMALL, LARGE = 3, 7, 27
 """The batches of the probe: odd, because kernels keep buffers by size, and a batch that is 4 times
@@ -93,21 +94,21 @@ class _Probe:
         self.config = config
         self.num_classes = num_classes
         self.device = device
-        self.loss = CrossEntropyLoss(config.label_smoothing)
-        self.model, self.optimizer = self._make()
+        self.work: TrainingStep | None = self._make()
 
-    def _make(self) -> tuple[Module, Optimizer]:
+    def _make(self) -> TrainingStep:
         model = make_model(self.config, self.num_classes, self.device)
-        return model, make_optimizer(self.config, model)
+        loss = CrossEntropyLoss(self.config.label_smoothing)
+        optimizer = make_optimizer(self.config, model)
+        return TrainingStep(model, loss, optimizer, make_scaler(self.config, self.device))
 
     def step(self, batch: int) -> None:
         """One update from `batch` black images, with a rate of zero."""
-        x = to_device(np.zeros((batch, 3, 32, 32), np.float32), self.device)
+        images = np.zeros((batch, 3, 32, 32), activation_dtype(self.device))
+        x = to_device(images, self.device)
         labels = to_device(np.arange(batch) % self.num_classes, self.device)
-        self.model.zero_grad()
-        self.loss.forward(self.model(x), labels)
-        self.model.backward(self.loss.backward())
-        self.optimizer.step(0.0)
+        self.work.forward_backward(x, labels)
+        self.work.update(0.0)
         synchronize(self.device)
 
     def seconds(self, batch: int) -> float:
@@ -122,14 +123,14 @@ class _Probe:
     def peak_bytes(self, batch: int) -> int:
         """The most memory in use at once while a model is made and makes two steps."""
         already = tracemalloc.is_tracing()
-        self.model = self.optimizer = None
+        self.work = None
         forget_scratch_peak(self.device)
         scratch = scratch_peak_bytes(self.device)
         tracemalloc.start()
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         try:
-            self.model, self.optimizer = self._make()
+            self.work = self._make()
             self.step(batch)
             self.step(batch)
             traced = tracemalloc.get_traced_memory()[1] - before

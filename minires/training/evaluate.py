@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minires.backend import Array, array_module, to_host
+from minires.backend import Array, array_module, fixed_weights, to_host
 from minires.functional.loss import cross_entropy_forward
+from minires.nn import convolution_weights
 
 if TYPE_CHECKING:
     from minires.data import Loader
@@ -60,18 +61,19 @@ def evaluate(
     model.eval()
     loss_sum, correct, counts, images = 0.0, 0, 0, 0
     try:
-        for done, (x, labels) in enumerate(loader.epoch(0), start=1):
-            logits = logits_of(model, x, tta)
-            xp = array_module(logits)
-            loss, _ = cross_entropy_forward(logits, labels)
-            loss_sum = loss_sum + loss.astype(np.float64) * len(labels)
-            members = labels[:, None] == xp.arange(num_classes)  # (B, K)
-            hits = logits.argmax(axis=1) == labels
-            correct = correct + (members & hits[:, None]).sum(axis=0)
-            counts = counts + members.sum(axis=0)
-            images += len(labels)
-            if on_batch is not None:
-                on_batch(done, len(loader))
+        with fixed_weights(convolution_weights(model)):
+            for done, (x, labels) in enumerate(loader.epoch(0), start=1):
+                logits = logits_of(model, x, tta)
+                xp = array_module(logits)
+                loss, _ = cross_entropy_forward(logits, labels)
+                loss_sum = loss_sum + loss.astype(np.float64) * len(labels)
+                members = labels[:, None] == xp.arange(num_classes)  # (B, K)
+                hits = logits.argmax(axis=1) == labels
+                correct = correct + (members & hits[:, None]).sum(axis=0)
+                counts = counts + members.sum(axis=0)
+                images += len(labels)
+                if on_batch is not None:
+                    on_batch(done, len(loader))
     finally:
         model.train(was_training)
     return Evaluation(float(loss_sum) / images, images, to_host(correct), to_host(counts))

@@ -19,10 +19,11 @@ import numpy as np
 from minires.backend import Array, Device, to_host
 from minires.errors import DivergedError
 from minires.nn import CrossEntropyLoss, Module
-from minires.optim import Optimizer, WeightAverage, clip_by_norm, clip_by_value
+from minires.optim import LossScaler, Optimizer, WeightAverage
 from minires.optim.schedules import Plateau, PlateauState, Schedule
 from minires.training.evaluate import evaluate
 from minires.training.interrupt import InterruptGuard
+from minires.training.step import TrainingStep
 
 if TYPE_CHECKING:
     from minires.data import Loader
@@ -92,7 +93,8 @@ class Trainer:
 
     `train_loader` and `val_loader` yield (x (B, 3, 32, 32) float32, labels (B,) int64, or shares of
     the classes (B, K)); `val_loader` is None where nothing is held out. `momentum` is a function of
-    the step. `average` is kept up to date, validated instead of the weights, and saved as `best`.
+    the step. `average` is kept up to date, validated instead of the weights, and saved as `best`;
+    `scaler` scales the loss of a training in float16.
     `clip_norm` and `clip_value` of 0 clip nothing; `patience` of 0 never stops early; `tta`
     validates on the mean of each image and its mirror.
     """
@@ -114,6 +116,7 @@ class Trainer:
         momentum: Schedule | None = None,
         plateau: Plateau | None = None,
         average: WeightAverage | None = None,
+        scaler: LossScaler | None = None,
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
         patience: int = 0,
@@ -127,17 +130,23 @@ class Trainer:
         self.num_classes = num_classes
         self.epochs = epochs
         self.device = device
-        self.loss = CrossEntropyLoss(label_smoothing)
+        self.scaler = scaler
+        self.work = TrainingStep(
+            model,
+            CrossEntropyLoss(label_smoothing),
+            optimizer,
+            scaler,
+            average,
+            clip_norm,
+            clip_value,
+        )
         self.state = state or TrainState()
         self.callbacks = list(callbacks)
         self.momentum = momentum
         self.plateau = plateau
         self.average = average
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.patience = patience
         self.tta = tta
-        self.gradient_norm: Array | None = None  # before clipping by norm, of the last step
         self._asked_to_stop: str | None = None
         self.steps_per_epoch = len(train_loader)
         self.total_steps = epochs * self.steps_per_epoch
@@ -193,19 +202,12 @@ class Trainer:
         step = self.state.step
         self.lr = self._rate(step)
         self.model.set_step(step)
-        self.model.zero_grad()
-        logits = self.model(x)
-        loss = self.loss.forward(logits, labels)
-        self.model.backward(self.loss.backward())
+        loss, logits = self.work.forward_backward(x, labels)
         if self.device.kind == "cpu" or step % GPU_CHECK_EVERY == 0:
             self._check_loss(loss)
-        if self.clip_value:
-            clip_by_value(self.optimizer, self.clip_value)
-        if self.clip_norm:
-            self.gradient_norm = clip_by_norm(self.optimizer, self.clip_norm)
-        self.optimizer.step(self.lr, None if self.momentum is None else self.momentum(step))
-        if self.average is not None:
-            self.average.update(step + 1)
+        momentum = None if self.momentum is None else self.momentum(step)
+        decay = None if self.average is None else self.average.decay_after(step + 1)
+        self.work.update(self.lr, momentum, decay)
         self._loss_sum = self._loss_sum + loss.astype(np.float64) * len(labels)
         main = labels if labels.ndim == 1 else labels.argmax(axis=1)  # the dominant class of a mix
         self._correct = self._correct + (logits.argmax(axis=1) == main).sum()
@@ -273,6 +275,11 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End the training after this epoch as if it were the last; `reason` is for its log."""
         self._asked_to_stop = reason
+
+    @property
+    def gradient_norm(self) -> Array | None:
+        """The norm of all gradients before clipping, in the last step; None without `clip_norm`."""
+        return self.work.gradient_norm
 
     @property
     def stop_reason(self) -> str | None:

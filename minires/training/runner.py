@@ -15,7 +15,7 @@ from minires.backend import Device, select_device
 from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.nn import Module
-from minires.optim.averaging import PREFIX
+from minires.optim import averaging, scaling
 from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from minires.training.config import TrainConfig
@@ -34,6 +34,7 @@ from minires.training.setup import (
     make_eval_loader,
     make_model,
     make_optimizer,
+    make_scaler,
     make_train_loader,
     momentum_of,
     plateau_of,
@@ -59,7 +60,7 @@ def start(
     Everything that can be checked is checked before the folder is made.
     """
     check_model(config)
-    device = select_device(config.device, config.threads, config.conv)
+    device = select_device(config.device, config.threads, config.conv, config.precision)
     data = load_training_data(config)
     model = make_model(config, data.num_classes, device)
     if config.pretrained:
@@ -110,7 +111,7 @@ def resume(
             say(f"{path} is finished already: {config.epochs} epochs, {test}")
             return result
         _note_rounding(config, asked, say)
-        device = select_device(asked.device, asked.threads, asked.conv)
+        device = select_device(asked.device, asked.threads, asked.conv, asked.precision)
         data = load_training_data(asked)
         _refuse(path, _data_differences(checkpoint, data))
         model = make_model(asked, data.num_classes, device)
@@ -175,6 +176,7 @@ class _Training:
         self.say = say
         self.optimizer = make_optimizer(config, model)
         self.average = make_average(config, model, self.optimizer)
+        self.scaler = make_scaler(config, device)
         self.state = TrainState()
         self.parameters = sum(p.size for _, p in model.named_parameters())
         self.trained = sum(p.size for _, p in model.trainable_parameters())
@@ -191,9 +193,12 @@ class _Training:
             ],
         )
         self.model.load_state_dict(dict(checkpoint.model))
-        self.optimizer.load_state_dict(_part(checkpoint.optimizer, averages=False))
+        own, averages, scale = _parts(checkpoint.optimizer)
+        self.optimizer.load_state_dict(own)
         if self.average is not None:
-            self.average.load_state_dict(_part(checkpoint.optimizer, averages=True))
+            self.average.load_state_dict(averages)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(scale)
         self.state = TrainState(
             step=checkpoint.step,
             epoch=checkpoint.epoch,
@@ -238,12 +243,14 @@ class _Training:
         trainer.seconds()
         with trainer.averaged() if path == self.run.best else nullcontext():
             weights = trainer.checked_weights()
-        averages = {} if self.average is None else self.average.state_dict()
+        slots = self.optimizer.state_dict()
+        for more in (self.average, self.scaler):
+            slots |= {} if more is None else more.state_dict()
         state = trainer.read_sums().to_dict()
         place = {name: state.pop(name) for name in ("step", "epoch", "batch")}
         checkpoint = Checkpoint(
             model=weights,
-            optimizer=self.optimizer.state_dict() | averages,
+            optimizer=slots,
             spec=self.model.spec,
             mean=tuple(self.data.normalization.mean),
             std=tuple(self.data.normalization.std),
@@ -275,6 +282,7 @@ class _Training:
             momentum=momentum_of(config, total_steps),
             plateau=plateau_of(config),
             average=self.average,
+            scaler=self.scaler,
             clip_norm=config.clip_norm,
             clip_value=config.clip_value,
             patience=config.patience,
@@ -364,9 +372,13 @@ class _Training:
         }
 
 
-def _part(state: Mapping[str, np.ndarray], averages: bool) -> dict[str, np.ndarray]:
-    """Of an optimizer's saved state, the averages of the weights, or all else."""
-    return {name: array for name, array in state.items() if name.startswith(PREFIX) == averages}
+def _parts(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
+    """The optimizer's own of a saved state, the averages of the weights, and the loss scale."""
+    parts = ({}, {}, {})
+    for name, array in state.items():
+        kinds = (name.startswith(averaging.PREFIX), name.startswith(scaling.PREFIX))
+        parts[1 if kinds[0] else 2 if kinds[1] else 0][name] = array
+    return parts
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -24,7 +24,7 @@ from minires.models.freezing import freeze
 from minires.models.network import Network
 from minires.models.registry import family_of
 from minires.nn import Module
-from minires.optim import OPTIMIZERS, Optimizer, WeightAverage, make_schedule
+from minires.optim import OPTIMIZERS, LossScaler, Optimizer, WeightAverage, make_schedule
 from minires.optim.schedules import Plateau, Schedule, cycle_momentum
 from minires.training.config import TrainConfig
 
@@ -161,6 +161,11 @@ def make_optimizer(config: TrainConfig, model: Network) -> Optimizer:
 def make_average(config: TrainConfig, model: Module, optimizer: Optimizer) -> WeightAverage | None:
     """The moving average of the weights; None where `config` asks for none."""
     return WeightAverage(model, optimizer, config.ema) if config.ema else None
+
+
+def make_scaler(config: TrainConfig, device: Device) -> LossScaler | None:
+    """The loss scale, which a training in float16 needs; None in any other precision."""
+    return LossScaler(device) if config.precision == "fp16" else None
 
 
 def schedule_of(config: TrainConfig, total_steps: int) -> Schedule:

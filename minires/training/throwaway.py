@@ -7,15 +7,16 @@ from pathlib import Path
 
 from minires.backend import Array, select_device
 from minires.nn import CrossEntropyLoss
-from minires.optim import clip_by_norm, clip_by_value
 from minires.training.config import TrainConfig
 from minires.training.setup import (
     check_model,
     load_training_data,
     make_model,
     make_optimizer,
+    make_scaler,
     make_train_loader,
 )
+from minires.training.step import TrainingStep
 from minires.training.weights import load_pretrained
 
 
@@ -25,7 +26,9 @@ class Throwaway:
     def __init__(self, config: TrainConfig) -> None:
         check_model(config)
         self.config = config
-        self.device = select_device(config.device, config.threads, config.conv)
+        self.device = select_device(
+            config.device, config.threads, config.conv, config.precision
+        )
         self.data = load_training_data(config)
         self.images = self.data.train.to(self.device)
         self.renew()
@@ -37,7 +40,14 @@ class Throwaway:
         if config.pretrained:
             load_pretrained(self.model, Path(config.pretrained))
         self.optimizer = make_optimizer(config, self.model)
-        self.loss = CrossEntropyLoss(config.label_smoothing)
+        self._step = TrainingStep(
+            self.model,
+            CrossEntropyLoss(config.label_smoothing),
+            self.optimizer,
+            make_scaler(config, self.device),
+            clip_norm=config.clip_norm,
+            clip_value=config.clip_value,
+        )
         self.steps = 0
 
     def batches(self) -> Iterator[tuple[Array, Array]]:
@@ -55,17 +65,9 @@ class Throwaway:
         """The loss, 0-d, and the logits of a batch; afterwards the gradients are there."""
         self.model.train()
         self.model.set_step(self.steps)
-        self.model.zero_grad()
-        logits = self.model(x)
-        loss = self.loss.forward(logits, labels)
-        self.model.backward(self.loss.backward())
-        return loss, logits
+        return self._step.forward_backward(x, labels)
 
     def update(self, lr: float) -> None:
         """Clip as the config says, and make one update with the rate `lr`."""
-        if self.config.clip_value:
-            clip_by_value(self.optimizer, self.config.clip_value)
-        if self.config.clip_norm:
-            clip_by_norm(self.optimizer, self.config.clip_norm)
-        self.optimizer.step(lr)
+        self._step.update(lr)
         self.steps += 1

@@ -89,8 +89,10 @@ def global_avg_pool_backward(grad_output: Array, cache: GlobalAvgPoolCache) -> A
 
 
 @kernel("sgd_step", "cpu")
-def sgd_step(weights, grads, velocity, lr, momentum, weight_decay, nesterov) -> None:
+def sgd_step(weights, grads, velocity, lr, momentum, weight_decay, nesterov, skip=None) -> None:
     """`functional.optimizer.sgd_step`, each thread on a piece of the flat arrays."""
+    if skip is not None and skip:
+        return None
     size = weights.size
     if size < 100_000 or options.threads == 1:
         return _sgd_step.reference(weights, grads, velocity, lr, momentum, weight_decay, nesterov)

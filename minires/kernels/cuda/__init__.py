@@ -13,8 +13,10 @@ from minires.kernels.cuda import (
     fused,
     head,
     optimizer,
+    scaling,
     shapes,
     simple,
+    weights,
 )
 from minires.kernels.cuda.precision import set_precision
 
@@ -25,7 +27,9 @@ __all__ = [
     "fused",
     "head",
     "optimizer",
+    "scaling",
     "set_precision",
     "shapes",
     "simple",
+    "weights",
 ]

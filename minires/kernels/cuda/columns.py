@@ -12,8 +12,9 @@ import numpy as np
 
 from minires.backend import Array
 from minires.functional.conv import conv_output_size
-from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, to_nhwc
+from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type
 from minires.kernels.cuda.runtime import empty, launch, product
+from minires.kernels.cuda.weights import forward_matrix
 
 COLUMN_BYTES = 1 << 29
 
@@ -63,7 +64,7 @@ class Columns:
 
     def _matrix(self, weight: Array, dtype: np.dtype) -> Array:
         """weight (K, C, R, S) as (K, R S C)."""
-        return to_nhwc(weight, dtype).reshape(self.k, self.depth)
+        return forward_matrix(weight, dtype).reshape(self.k, self.depth)
 
     def _groups(self, itemsize: int) -> Iterator[slice]:
         size = max(1, COLUMN_BYTES // (self.p * self.q * self.depth * itemsize))

@@ -18,9 +18,7 @@ from minires.kernels.cuda.instantiations import (
     shared_bytes,
 )
 from minires.kernels.cuda.runtime import empty, launch
-
-CHUNK = 8
-"""Values in 16 bytes: what one asynchronous copy moves."""
+from minires.kernels.cuda.weights import CHUNK, backward_matrix, forward_matrix
 
 SLAB_BLOCKS = 528
 """How many blocks a weight gradient is cut into, about: four for each multiprocessor of an H200."""
@@ -54,7 +52,7 @@ class Implicit:
         They are (tiles, 2, K) over `slab` rows each, as `batch_norm.finish_moments` takes them.
         """
         x = to_nhwc(logical(x), multiple=CHUNK)
-        matrix = to_nhwc(weight, x.dtype, CHUNK)
+        matrix = forward_matrix(weight, x.dtype, CHUNK)
         y = empty((self.n, self.p, self.q, self.k), x.dtype)
         tile = convolve_tile(self.k)
         tiles = -(-self.n * self.p * self.q // tile.rows)
@@ -70,7 +68,7 @@ class Implicit:
     def input_gradient(self, grad: Array, weight: Array) -> Array:
         """grad_x (N, H, W, C) of grad (N, P, Q, K)."""
         grad = to_nhwc(logical(grad), multiple=CHUNK)
-        matrix = to_nhwc(weight.transpose(1, 0, 2, 3), grad.dtype, CHUNK)  # (C, R, S, K)
+        matrix = backward_matrix(weight, grad.dtype)  # (C, R, S, K)
         grad_x = empty((self.n, self.h, self.w, self.c), grad.dtype)
         tile = convolve_tile(self.c)
         largest = self.n * -(-self.h // self.stride) * -(-self.w // self.stride)

@@ -115,4 +115,6 @@ INSTANTIATIONS: dict[str, list[str]] = {
         *_wider("average_backward"),
     ],
     "resizing": _types("upsample_forward", "upsample_backward"),
+    "scaling": ["unscale", "update_scale", "count_update"],
+    "weights": [f"copy_weights<{dtype}>" for dtype in HALF_TYPES],
 }

@@ -33,6 +33,10 @@ class CupyRuntime:
         """An array of undefined values in row order."""
         return _cupy().empty(shape, dtype)
 
+    def constant(self, values: np.ndarray) -> Array:
+        """A copy of host values on the device."""
+        return _cupy().asarray(values)
+
     def address(self, array: Array) -> int:
         """Where the first value of `array` lies."""
         return array.data.ptr
@@ -124,6 +128,11 @@ def use(runtime: Any) -> Iterator[Any]:
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array of undefined values in row order, on the device."""
     return _current.empty(shape, np.dtype(dtype))
+
+
+def constant(values: np.ndarray) -> Array:
+    """A copy of host values on the device, made once and kept."""
+    return _current.constant(values)
 
 
 def address(array: Array) -> int:

@@ -8,6 +8,7 @@ from kernels.cuda.checking import dtype  # noqa: F401  (a fixture)
 from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks_batch import *  # noqa: F403
 from kernels.cuda.checks_convolution import *  # noqa: F403
+from kernels.cuda.checks_precision import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 
 from minires.backend import select_device, synchronize, to_device, to_host, why_no_gpu

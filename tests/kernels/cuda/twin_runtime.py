@@ -83,6 +83,9 @@ class TwinRuntime:
         array.view(np.uint8)[...] = 0xFF if dtype.kind != "i" else 0x80
         return array.reshape(shape)
 
+    def constant(self, values):
+        return values.copy()
+
     def address(self, array):
         return array.ctypes.data
 
@@ -130,6 +133,9 @@ class RecordingRuntime:
             shelf.append(block)
             self.fresh += 1
         return block[:size].view(dtype)[: int(np.prod(shape))].reshape(shape)
+
+    def constant(self, values):
+        return values.copy()
 
     def address(self, array):
         return array.ctypes.data
