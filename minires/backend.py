@@ -253,7 +253,7 @@ def activation_dtype(device: Device) -> np.dtype:
     """The type of a batch on `device`: float32, or what the precision makes of it on a GPU."""
     if device.kind == "cpu":
         return np.dtype(np.float32)
-    return importlib.import_module("minires.kernels.cuda.precision").current.dtype
+    return _cuda("precision").current.dtype
 
 
 def weight_layout(device: Device) -> tuple[int, int, int, int]:
@@ -291,8 +291,13 @@ def select_device(
             raise
     options.precision = precision
     if device.kind == "gpu":
-        importlib.import_module("minires.kernels.cuda.precision").set_precision(precision)
+        _cuda("precision").set_precision(precision)
     return device
+
+
+def _cuda(name: str) -> Any:
+    """A module of the GPU's kernels, which are loaded by name and only where there is one."""
+    return importlib.import_module(f"minires.kernels.cuda.{name}")
 
 
 def _check_precision(precision: str, name: str, device: Device) -> None:

@@ -188,8 +188,12 @@ def test_a_gpu_that_is_not_there_is_named(fresh):
 def test_a_gpu_that_works_is_taken(fresh):
     fake_cupy(fresh, count=2)
     fresh.setitem(sys.modules, "minires.kernels.cuda", ModuleType("minires.kernels.cuda"))
+    chosen = []
+    precision = SimpleNamespace(set_precision=chosen.append)
+    fresh.setitem(sys.modules, "minires.kernels.cuda.precision", precision)
     assert backend.select_device("auto") == Device("gpu", 0)
-    assert str(backend.select_device("gpu:1")) == "gpu:1"
+    assert str(backend.select_device("gpu:1", precision="bf16")) == "gpu:1"
+    assert chosen == ["fp32", "bf16"]
     assert [gpu["name"] for gpu in backend.describe_gpus()] == ["gpu:0", "gpu:1"]
     assert backend.describe_gpus()[0]["model"] == "Test GPU"
 
