@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--recipe", metavar="NAME", help="Begin with a named recipe, such as quickstart.")
+@click.option("--recipe", metavar="NAME", help="Begin with a named recipe; see recipes.")
 @click.option(
     "--config",
     "config_file",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import click
 
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import FIELDS, MODEL_OPTIONS, SETTINGS, chosen_values, resolve
+from minires.training.config import (
+    FIELDS,
+    MODEL_OPTIONS,
+    SETTINGS,
+    TrainConfig,
+    chosen_values,
+    resolve_runs,
+)
 
 GROUPS = {
     "Run": (
@@ -52,7 +60,7 @@ class GroupedCommand(click.Command):
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--recipe", metavar="NAME", help="Begin with a named recipe, such as quickstart.")
+@click.option("--recipe", metavar="NAME", help="Begin with a named recipe; see recipes.")
 @click.option(
     "--config",
     "config_file",
@@ -64,7 +72,7 @@ class GroupedCommand(click.Command):
     "--run-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of the new run, or the start of its name with --seeds.  "
+    help="Folder of the new run; of several runs, the start of their folders' names.  "
     "[default: runs/MODEL-DATASET-NNN]",
 )
 @click.option(
@@ -100,20 +108,23 @@ def command(
     To begin: train --recipe quickstart (no data to download, under two minutes).
 
     The defaults train a ResNet-20 on CIFAR-10. Ctrl-C finishes the step and saves; a second
-    Ctrl-C ends at once. With --seeds the same command again goes on where it stopped, without
-    repeating what is finished.
+    Ctrl-C ends at once. With --seeds, and with a recipe of several runs, the same command again
+    goes on where it stopped, without repeating what is finished.
     """
     given = given_values(options)
     program = ctx.find_root().info_name or "minires"
-    if seeds is not None:
-        if resume_path is not None:
-            raise UsageError("--resume and --seeds: leave --resume out; the command itself goes on")
-        if "seed" in given:
-            raise UsageError("--seed and --seeds: give one of them")
-        _train_many(given, config_file, recipe, seeds, run_dir, program, as_json)
-        return
     if resume_path is None:
-        config = resolve(given, config_file, recipe)
+        if seeds is not None and "seed" in given:
+            raise UsageError("--seed and --seeds: give one of them")
+        configs = resolve_runs(given, config_file, recipe)
+        if seeds is not None or "" not in configs:
+            prefix = "" if "" in configs else recipe or (config_file.stem if config_file else "")
+            settings = {name: value for name, value in given.items() if name in SETTINGS}
+            _train_many(configs, seeds, prefix, run_dir, settings, program, as_json)
+            return
+        config = configs[""]
+    elif seeds is not None:
+        raise UsageError("--resume and --seeds: leave --resume out; the command itself goes on")
     elif run_dir is not None:
         raise UsageError("--run-dir and --resume: a resumed run stays in its folder")
     else:
@@ -135,23 +146,24 @@ def command(
 
 
 def _train_many(
-    given: dict[str, Any],
-    config_file: Path | None,
-    recipe: str | None,
-    seeds: str,
+    configs: Mapping[str, TrainConfig],
+    seeds: str | None,
+    prefix: str,
     run_dir: Path | None,
+    settings: dict[str, Any],
     program: str,
     as_json: bool,
 ) -> None:
-    """Train the config once with each seed, and print what they reached together."""
+    """Train each config, once with each seed, and print what they reached together.
+
+    prefix: what the folders in runs/ are called; empty: the model and the data set.
+    """
     from minires.training.group import members_of, parse_seeds, train_group
     from minires.training.progress import progress_callback
 
-    config = resolve(given, config_file, recipe)
-    members = members_of({"": config}, parse_seeds(seeds))
-    changes = {name: value for name, value in given.items() if name in SETTINGS}
-    prefix = f"{config.model}-{config.dataset}"
-    group = train_group(members, prefix, run_dir, changes, _say, progress_callback, program)
+    members = members_of(configs, None if seeds is None else parse_seeds(seeds))
+    prefix = prefix or "{0.model}-{0.dataset}".format(members[0].config)
+    group = train_group(members, prefix, run_dir, settings, _say, progress_callback, program)
     if as_json:
         print(json.dumps(group))
         return
@@ -159,8 +171,10 @@ def _train_many(
     from minires.training.comparison import compare
 
     print()
+    width = max(len(member.name) for member in members)
     for member, result in zip(members, group["runs"], strict=True):
-        print(f"{member.name:<12} test {result['test_accuracy']:.2%} ({_which_weights(result)})")
+        test = f"test {result['test_accuracy']:.2%} ({_which_weights(result)})"
+        print(f"{member.name:{width}}  {test}")
     show_rows(compare([Path(result["run"]) for result in group["runs"]]))
     print(f"next     {program} compare {group['base']}-*")
 

@@ -20,7 +20,7 @@ def split_validation(
     two sorted int64 arrays of indices (train, validation) that together are 0..N-1. Raises
     `UsageError` if nothing would be left to train on.
     """
-    count = _validation_count(len(labels), val_split)
+    count = validation_count(len(labels), val_split)
     held_out = np.zeros(len(labels), dtype=bool)
     keys = random_bits(seed, SPLIT, np.arange(len(labels)))
     classes, sizes = np.unique(labels, return_counts=True)
@@ -30,7 +30,8 @@ def split_validation(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _validation_count(images: int, val_split: float) -> int:
+def validation_count(images: int, val_split: float) -> int:
+    """How many of `images` are held out; `UsageError` if that cannot be."""
     if not math.isfinite(val_split) or val_split < 0:
         raise UsageError(f"--val-split {val_split}: use 0, a share below 1, or a number of images")
     if val_split >= 1 and val_split != int(val_split):

@@ -63,7 +63,8 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether something of a run lies here."""
-        return any(p.exists() for p in (self.config, self.last, self.best, self.history))
+        files = (self.config, self.last, self.best, self.history, self.result)
+        return any(path.exists() for path in files)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
