@@ -62,7 +62,32 @@ def benchmark_table(results: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"trainings": training_table, "benchmarks": benchmark_table}
+def recipe_table(results: Path = RESULTS) -> str:
+    """One row for each recipe, or for each training of a recipe that has several."""
+    from minires.training.comparison import compare
+    from minires.training.recipe_report import reached, record_folders, reports
+
+    lines = [
+        "| recipe | what it is | parameters | multiply-adds | epochs x steps | test accuracy |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in reports(results):
+        name, what = one.recipe.name, one.recipe.about.what
+        for cost in one.costs:
+            shown = f"{name}/{cost.run}" if cost.run else name
+            folders = record_folders(f"{name}-{cost.run}" if cost.run else name, results)
+            links = ", ".join(f"[{p.name}](docs/results/{p.name})" for p in folders)
+            rows = compare(folders)
+            lines.append(
+                f"| `{shown}` | {what} | {cost.parameters:,} | {cost.multiply_adds / 1e6:,.1f} M "
+                f"| {cost.epochs} x {cost.steps_per_epoch:,} "
+                f"| {reached(rows)}{f': {links}' if links else ''} |"
+            )
+            what = "the same" if cost.run else what
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"trainings": training_table, "benchmarks": benchmark_table, "recipes": recipe_table}
 
 
 def refresh(text: str, page: str, results: Path = RESULTS) -> str:

@@ -21,6 +21,7 @@ from minires.spelling import nearest
 
 COMMANDS = {
     "train": ("minires.cli.train", "Train a network, or continue a run with --resume."),
+    "recipes": ("minires.cli.recipes", "List the trainings that have a name, or show one."),
     "evaluate": ("minires.cli.evaluate", "Measure a run: accuracy, loss, each class."),
     "compare": ("minires.cli.compare", "Put runs side by side, with their curves in one picture."),
     "lr-find": ("minires.cli.lr_find", "Find a learning rate: raise it until the loss explodes."),
