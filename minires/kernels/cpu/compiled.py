@@ -15,9 +15,12 @@ name and written under another.
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import llvmlite.binding as llvm
 import numpy as np
-from numba import njit
+from numba import config, njit
 
 # Twelve slices in one loop are more than LLVM checks for overlap by default; without the checks it
 # would not vectorise.
@@ -26,7 +29,28 @@ llvm.set_option("minires", "-memory-check-merge-threshold=4000")
 
 BLOCK = 128
 
-compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+
+def _source_cache() -> str:
+    """A folder for compiled code that is named after all sources of it.
+
+    numba looks only at the file that a function is in, not at those of the functions it calls.
+    """
+    here = Path(__file__).parent
+    text = b"".join(path.read_bytes() for path in sorted(here.glob("compiled*.py")))
+    return str(here / "__pycache__" / hashlib.sha256(text).hexdigest()[:16])
+
+
+_CACHE = config.CACHE_DIR or _source_cache()
+
+
+def compiled(function):
+    """Compile `function` when it is first called, without Python's lock, and keep it on disk."""
+    usual, config.CACHE_DIR = config.CACHE_DIR, _CACHE
+    try:
+        return njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = usual
+
 
 _TWO, _THREE, _FOUR, _FIVE = (np.float32(v) for v in (2, 3, 4, 5))
 

@@ -18,7 +18,7 @@ from minires.kernels.cpu.products import fast_rows, multiply
 from minires.kernels.cpu.threads import groups
 from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
-_PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
+PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
 _FILTER_BYTES = 10_000_000  # larger transformed filters are made for some channels at a time
@@ -105,7 +105,7 @@ class Winograd:
         )
 
     def _planes(self, ws: Workspace, name: str, length: int, rows: int) -> np.ndarray:
-        return ws.get(name, (36, rows * (self.w // TILE) * length + _PLANE_PADDING))
+        return ws.get(name, (36, rows * (self.w // TILE) * length + PLANE_PADDING))
 
     def _matrices(self, planes: np.ndarray, images: int, channels: int, rows: int) -> np.ndarray:
         """Planes as 36 matrices (tiles * images, channels), a view."""

@@ -16,7 +16,7 @@ from minires.functional.batch_norm import BatchNormCache
 from minires.functional.conv import Conv2dCache, conv2d_forward
 from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
-from minires.kernels.cpu import loops
+from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import strategy
 from minires.kernels.cpu.elementwise import combine_moments
@@ -144,6 +144,8 @@ class _Forward:
 
         def work(thread: int) -> None:
             ws = workspace(thread)
+            if whole.convolve(self.conv, self.parts[thread], flat, moments[thread], ws):
+                return
             for images, row, rows in self._chunks(thread):
                 lo, length = images.start * self.k, (images.stop - images.start) * self.k
                 self.conv.forward(row, images, flat, row, lo, ws)
@@ -174,7 +176,9 @@ class _Forward:
         """out = relu(conv(x) + shortcut), chunk by chunk, where conv has batch norm inside."""
 
         def work(thread: int) -> None:
-            ws = workspace(thread)
+            ws, share = workspace(thread), self.parts[thread]
+            if whole.evaluate(self.conv, share, self.out, self.shortcut, self.relu, ws):
+                return
             for images, row, rows in self._chunks(thread):
                 length = (images.stop - images.start) * self.k
                 y = ws.get("chunk", (rows, self.w, length))
@@ -293,9 +297,11 @@ class _Backward:
         grad = self.grad if self.masked is None else region(self.masked)
 
         def work(thread: int) -> None:
-            ws = workspace(thread)
-            for images in conv.blocks(self.parts[thread], backward=True):
-                self._convolve_images(images, grad, coefficients, ws, thread)
+            ws, share = workspace(thread), self.parts[thread]
+            formula = coefficients, self.scale, self.shift
+            if not whole.differentiate(conv, share, grad, self.y, *formula, ws, thread):
+                for images in conv.blocks(share, backward=True):
+                    self._convolve_images(images, grad, coefficients, ws, thread)
             conv.finish_thread(ws, thread)
 
         parallel(work, len(self.parts))

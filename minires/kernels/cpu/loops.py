@@ -46,6 +46,22 @@ def use_compiled(wanted: bool) -> None:
     _transforms, _passes, _ = _load() if wanted else (None, None, None)
 
 
+def units():
+    """`compiled_units`, or None where NumPy does the loops or its BLAS cannot be called."""
+    if _transforms is None or not sgemm_address():
+        return None
+    from minires.kernels.cpu import compiled_units
+
+    return compiled_units
+
+
+def sgemm_address() -> int:
+    """`compiled_blas.sgemm_address`."""
+    from minires.kernels.cpu import compiled_blas
+
+    return compiled_blas.sgemm_address()
+
+
 def tile_rows(available: int, plane_bytes: int) -> int:
     """How many rows of tiles to transform at once, of `available`.
 
