@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minires.cli.counter import counter
-from minires.cli.weights import split_option, weights_options
+from minires.cli.weights import data_options, split_option, weights_options
 
 if TYPE_CHECKING:
     from minires.training.measure import Measurement
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @weights_options
+@data_options
 @split_option
 @click.option(
     "--tta/--no-tta",

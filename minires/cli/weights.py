@@ -1,4 +1,4 @@
-"""Options that several commands share: which weights, on which images, on which device."""
+"""Options that several commands share: which weights, on which device, on which images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from minires.training.config import DATASETS
 
 
 def weights_options(command: Callable) -> Callable:
-    """Which checkpoint of a run, its data and its device: `training.trained.open_trained`'s."""
+    """Which checkpoint of a run is taken, and where it is computed."""
     for option in reversed(_WEIGHTS):
+        command = option(command)
+    return command
+
+
+def data_options(command: Callable) -> Callable:
+    """Which data set is taken, and from where."""
+    for option in reversed(_DATA):
         command = option(command)
     return command
 
@@ -23,6 +30,13 @@ _WEIGHTS = (
         show_default="best, else last",
         help="Which weights to take.",
     ),
+    click.option("--device", metavar="NAME", default="auto", help="auto, cpu, gpu or gpu:1."),
+    click.option(
+        "--threads", type=int, metavar="N", show_default="all cores", help="CPU threads."
+    ),
+)
+
+_DATA = (
     click.option(
         "--dataset",
         type=click.Choice(DATASETS),
@@ -36,8 +50,6 @@ _WEIGHTS = (
         show_default="the run's own, else ./data",
         help="Folder that holds the data.",
     ),
-    click.option("--device", metavar="NAME", default="auto", help="auto, cpu, gpu or gpu:1."),
-    click.option("--threads", type=int, metavar="N", show_default="all cores", help="CPU threads."),
 )
 
 split_option = click.option(

@@ -7,6 +7,7 @@ quantities are shown in viridis and cividis, whose brightness rises evenly, also
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 DOTS_PER_INCH = 160
+LETTERS_PER_INCH = 12
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def picture_bytes(figure: Figure, suffix: str) -> bytes:
-    """The picture as a file of the kind `suffix`, the same bytes for the same figure."""
+    """The picture as a file of the kind `suffix`; no date is written into it."""
     file = io.BytesIO()
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     figure.savefig(file, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=dates.get(suffix))
@@ -118,7 +120,8 @@ def heading(figure: Figure, title: str, text: str = "") -> None:
         return
     figure.suptitle(title, x=0.01, **bold)
     if text:
-        figure.supxlabel(text, fontsize=10)
+        letters = int(LETTERS_PER_INCH * figure.get_figwidth())
+        figure.supxlabel(textwrap.fill(text, letters), fontsize=10)
 
 
 def fade(theme: Theme, color: str) -> Colormap:
