@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": ("minires.cli.predict", "Say what is on images of your own."),
     "plot": ("minires.cli.plot", "Draw a picture of a run: curves, confusion, Grad-CAM, ..."),
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
+    "report": ("minires.cli.report", "Write one HTML page about a run."),
     "gradcheck": ("minires.cli.gradcheck", "Check every derivative against differences."),
     "summary": ("minires.cli.summary", "Show a model layer by layer: shapes, parameters, work."),
     "explain": ("minires.cli.explain", "Explain a layer: formulas, code, numbers of one batch."),

@@ -78,7 +78,7 @@ def _fresh(
     """An untrained network that has the layer, and a batch of the built-in images."""
     from minires.analysis.explain import has_kind
     from minires.analysis.explanations import EXPLANATIONS
-    from minires.data import Normalization, compute_normalization
+    from minires.data import compute_normalization
     from minires.data.shapes import draw_shapes
     from minires.models import build, name_for_depth
 
@@ -88,22 +88,19 @@ def _fresh(
         explanation = EXPLANATIONS[layer]
         network = build(explanation.model, **{**dict(explanation.options), **chosen})
     images, labels = draw_shapes("train", count)
-    mean: Normalization = compute_normalization(images)
-    return network, _normalised(images, mean.mean, mean.std), labels
+    pixels = compute_normalization(images)
+    return network, _normalised(images, pixels.mean, pixels.std), labels
 
 
 def _trained(run: Path, data_dir: str | None, count: int) -> tuple[Network, Array, Array]:
     """The network of a run, and a batch of its test images."""
-    from minires.data import load_dataset
-    from minires.training.checkpoint import find_checkpoint, load_checkpoint, restore_model
-    from minires.training.config import TrainConfig
+    from minires.training.trained import open_trained
 
-    path = find_checkpoint(run)
-    saved = load_checkpoint(path)
-    config = TrainConfig.from_dict(saved.config, str(path)) if saved.config else TrainConfig()
-    data = load_dataset(config.dataset, "test", data_dir or config.data_dir)
-    network = restore_model(saved, path)
-    return network, _normalised(data.images[:count], saved.mean, saved.std), data.labels[:count]
+    trained = open_trained(run, data_dir=data_dir, device="cpu")
+    images, _ = trained.images("test")
+    used = trained.normalization
+    x = _normalised(images.images[:count], used.mean, used.std)
+    return trained.model(), x, images.labels[:count]
 
 
 def _normalised(images: Array, mean: Any, std: Any) -> Array:
