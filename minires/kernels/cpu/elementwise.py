@@ -9,41 +9,43 @@ each. Vectors over channels are (K,) float32; sums are kept in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minires.kernels.cpu.buffers import Workspace
 from minires.kernels.cpu.regions import Region
 
-PIECE = 131_072  # values
+PIECE = 262_144  # values
 
 
-def _height(columns: int, length: int) -> int:
-    """How many rows make a piece."""
-    return max(1, PIECE // (columns * length))
+def _pieces(
+    rows: int, columns: int, length: int, *regions: Region | None
+) -> Iterator[list[np.ndarray | None]]:
+    """The regions side by side, each as views (height, columns, length); None stays None."""
+    height = max(1, PIECE // (columns * length))
+    for first in range(0, rows, height):
+        count = min(height, rows - first)
+        yield [None if r is None else _view(r, first, count, columns, length) for r in regions]
 
 
-def _pieces(part: Region, rows: int, columns: int, length: int) -> list[np.ndarray]:
-    """The region as views (height, columns, length)."""
-    array, row, column, lo = part
-    height = _height(columns, length)
-    return [
-        array[row + h : row + min(h + height, rows), column : column + columns, lo : lo + length]
-        for h in range(0, rows, height)
-    ]
-
-
-def _scratch(ws: Workspace, name: str, like: np.ndarray) -> np.ndarray:
-    return ws.get(name, like.shape)
+def _view(region: Region, first: int, count: int, columns: int, length: int) -> np.ndarray:
+    array, row, column, lo = region
+    return array[row + first : row + first + count, column : column + columns, lo : lo + length]
 
 
 def _tile(vector: np.ndarray, length: int) -> np.ndarray:
     return np.tile(vector, length // vector.size)
 
 
-def _channel_sum(values: np.ndarray, channels: int) -> np.ndarray:
-    """The sum over pixels and images of values (rows, columns, length): (channels,) float64."""
-    per_value = np.add.reduce(values, axis=(0, 1))
-    return per_value.reshape(-1, channels).sum(axis=0, dtype=np.float64)
+def _pixel_sum(values: np.ndarray) -> np.ndarray:
+    """The sum over pixels, values (rows, columns, length): (length,) float32."""
+    return np.add.reduce(values, axis=(0, 1))
+
+
+def _channel_sum(totals: np.ndarray, channels: int) -> np.ndarray:
+    """The sum over images, totals (length,): (channels,) float64."""
+    return totals.reshape(-1, channels).sum(axis=0, dtype=np.float64)
 
 
 def add_moments(
@@ -55,16 +57,17 @@ def add_moments(
     in Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm".
     """
     channels = moments.shape[1]
-    chunk = _pieces(y, rows, columns, length)
     count = rows * columns * (length // channels)
-    mean = sum(_channel_sum(piece, channels) for piece in chunk) / count
+    totals, squares = np.zeros(length), np.zeros(length)
+    for (piece,) in _pieces(rows, columns, length, y):
+        totals += _pixel_sum(piece)
+    mean = _channel_sum(totals, channels) / count
     shift = _tile(mean.astype(np.float32), length)
-    squares = np.zeros(channels)
-    for piece in chunk:
-        centred = _scratch(ws, "piece", piece)
+    for (piece,) in _pieces(rows, columns, length, y):
+        centred = ws.get("piece", piece.shape)
         np.subtract(piece, shift, out=centred)
-        np.multiply(centred, centred, out=centred)
-        squares += _channel_sum(centred, channels)
+        squares += _pixel_sum(np.multiply(centred, centred, out=centred))
+    squares = _channel_sum(squares, channels)
     squares -= count * (mean - mean.astype(np.float32)) ** 2  # the shift was rounded
     combine_moments(moments, count, mean, squares)
 
@@ -93,20 +96,16 @@ def normalize(
     ws: Workspace,
 ) -> None:
     """out = y * scale + shift (+ shortcut), then ReLU if `relu`."""
-    scale, shift = _tile(scale, length), _tile(shift, length)
-    zeros = ws.zeros(length)
-    sources = _pieces(y, rows, columns, length)
-    targets = _pieces(out, rows, columns, length)
-    extras = None if shortcut is None else _pieces(shortcut, rows, columns, length)
-    for h, source in enumerate(sources):
-        line = _scratch(ws, "piece", source)
-        np.multiply(source, scale, out=line)
-        last = targets[h] if extras is None and not relu else line
-        np.add(line, shift, out=last)
-        if extras is not None:
-            np.add(line, extras[h], out=line if relu else targets[h])
+    scale, shift, zeros = _tile(scale, length), _tile(shift, length), ws.zeros(length)
+    for source, target, extra in _pieces(rows, columns, length, y, out, shortcut):
+        piece = ws.get("piece", source.shape)
+        np.multiply(source, scale, out=piece)
+        last = target if extra is None and not relu else piece
+        np.add(piece, shift, out=last)
+        if extra is not None:
+            np.add(piece, extra, out=piece if relu else target)
         if relu:
-            np.maximum(line, zeros, out=targets[h])
+            np.maximum(piece, zeros, out=target)
 
 
 def finish(
@@ -121,17 +120,13 @@ def finish(
 ) -> None:
     """out = y (+ shortcut), then ReLU if `relu`."""
     zeros = ws.zeros(length)
-    sources = _pieces(y, rows, columns, length)
-    targets = _pieces(out, rows, columns, length)
-    extras = None if shortcut is None else _pieces(shortcut, rows, columns, length)
-    for h, source in enumerate(sources):
-        line, target = source, targets[h]
-        if extras is not None:
-            line = _scratch(ws, "piece", source) if relu else target
-            np.add(source, extras[h], out=line)
+    for source, target, extra in _pieces(rows, columns, length, y, out, shortcut):
+        if extra is not None:
+            last = ws.get("piece", source.shape) if relu else target
+            source = np.add(source, extra, out=last)
         if relu:
-            np.maximum(line, zeros, out=target)
-        elif extras is None:
+            np.maximum(source, zeros, out=target)
+        elif extra is None:
             np.copyto(target, source)
 
 
@@ -156,20 +151,19 @@ def gradient_sums(
     there was no ReLU.
     """
     channels = sums.shape[1]
-    centre = _tile(mean, length)
-    grads, ys = _pieces(grad, rows, columns, length), _pieces(y, rows, columns, length)
-    outs = None if out is None else _pieces(out, rows, columns, length)
-    stores = None if masked is None else _pieces(masked, rows, columns, length)
-    for h, g in enumerate(grads):
-        buffer, line = _scratch(ws, "piece 2", g), _scratch(ws, "piece", g)
-        if outs is not None or scale.size:
-            g = buffer if stores is None else stores[h]
-            positive = outs[h] if outs is not None else _affine(ys[h], scale, shift, line)
-            np.multiply(grads[h], positive > np.float32(0), out=g)
-        sums[0] += _channel_sum(g, channels)
-        np.subtract(ys[h], centre, out=line)
-        np.multiply(line, g, out=line)
-        sums[1] += _channel_sum(line, channels)
+    centre, affine = _tile(mean, length), [_tile(v, length) for v in (scale, shift) if v.size]
+    totals, products = np.zeros(length), np.zeros(length)
+    for g, values, passed, store in _pieces(rows, columns, length, grad, y, out, masked):
+        piece = ws.get("piece", g.shape)
+        if passed is not None or affine:
+            positive = passed if passed is not None else _affine(values, *affine, piece)
+            store = ws.get("piece 2", g.shape) if store is None else store
+            g = np.multiply(g, positive > np.float32(0), out=store)
+        totals += _pixel_sum(g)
+        np.subtract(values, centre, out=piece)
+        products += _pixel_sum(np.multiply(piece, g, out=piece))
+    sums[0] += _channel_sum(totals, channels)
+    sums[1] += _channel_sum(products, channels)
 
 
 def input_gradient(
@@ -190,19 +184,18 @@ def input_gradient(
     where y * scale + shift > 0.
     """
     a, b, c = (_tile(v, length) for v in coefficients)
-    grads, ys = _pieces(grad, rows, columns, length), _pieces(y, rows, columns, length)
-    targets = _pieces(target, rows, columns, length)
-    for h, g in enumerate(grads):
-        buffer, line = _scratch(ws, "piece 2", g), _scratch(ws, "piece", g)
-        if scale.size:
-            positive = _affine(ys[h], scale, shift, line) > np.float32(0)
-            g = np.multiply(g, positive, out=buffer)
-        np.multiply(ys[h], b, out=line)
-        np.add(line, c, out=line)
-        np.multiply(g, a, out=targets[h])
-        np.add(targets[h], line, out=targets[h])
+    affine = [_tile(v, length) for v in (scale, shift) if v.size]
+    for g, values, result in _pieces(rows, columns, length, grad, y, target):
+        piece = ws.get("piece", g.shape)
+        if affine:
+            positive = _affine(values, *affine, piece) > np.float32(0)
+            g = np.multiply(g, positive, out=ws.get("piece 2", g.shape))
+        np.multiply(values, b, out=piece)
+        np.add(piece, c, out=piece)
+        np.multiply(g, a, out=result)
+        np.add(result, piece, out=result)
 
 
-def _affine(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, line: np.ndarray) -> np.ndarray:
-    np.multiply(y, _tile(scale, y.shape[-1]), out=line)
-    return np.add(line, _tile(shift, y.shape[-1]), out=line)
+def _affine(y: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.multiply(y, scale, out=out)
+    return np.add(out, shift, out=out)
