@@ -15,7 +15,7 @@ from minires.backend import Array, options
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
 from minires.kernels.cpu.products import fast_rows, multiply
-from minires.kernels.cpu.threads import groups
+from minires.kernels.cpu.threads import copy_rows, groups
 from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
@@ -42,7 +42,7 @@ def padded_input(x: Array, padding: int) -> np.ndarray:
         owner = pool.bordered_around(hwnc)
         if owner is None:
             owner = pool.take_bordered(h, w, n, c)
-            np.copyto(owner[1:-1, 1:-1], hwnc)
+            copy_rows(hwnc, owner[1:-1, 1:-1])
     else:
         owner = pool.take((h + 2 * padding, w + 2 * padding, n, c))
         owner[...] = 0
@@ -101,7 +101,6 @@ class Winograd:
             and padding == 1
             and h % TILE == 0
             and w % TILE == 0
-            and (weight.shape[1] >= 8 or loops.compiled_in_use())
         )
 
     def _planes(self, ws: Workspace, name: str, length: int, rows: int) -> np.ndarray:

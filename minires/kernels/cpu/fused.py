@@ -23,6 +23,8 @@ from minires.kernels.cpu.elementwise import combine_moments
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.threads import Piece, parallel, pieces, shards, workspace
 
+_BORDER_BYTES = 2_000_000
+
 
 @kernel("conv_bn_relu_forward", "cpu")
 def conv_bn_relu_forward(
@@ -87,11 +89,12 @@ def conv_bn_relu_forward(
 def _output(h: int, w: int, n: int, k: int) -> np.ndarray:
     """Memory (H, W, N, K) for a unit's output, in a border of zeros for the next convolution.
 
-    Around 4x4 pixels the border takes more memory than they do. NumPy alone, which needs more
-    scratch than the compiled loops, goes without around small images: the next convolution makes a
-    padded copy for its own time.
+    Around small images the border takes as much memory as they do. NumPy alone, which needs more
+    scratch than the compiled loops, goes without where that saves megabytes: the next convolution
+    makes a padded copy for its own time.
     """
-    if h * w <= 256 and not loops.compiled_in_use():
+    border = 4 * n * k * (2 * h + 2 * w + 4)
+    if h * w <= 256 and border > _BORDER_BYTES and not loops.compiled_in_use():
         return pool.take((h, w, n, k))
     return pool.take_bordered(h, w, n, k)[1:-1, 1:-1]
 

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from minires.backend import options
 from minires.kernels.cpu.buffers import Workspace
 
@@ -75,6 +77,12 @@ def parallel(function: Callable[[int], None], count: int) -> None:
     finally:
         for worker in begun:
             worker.wait()
+
+
+def copy_rows(source: np.ndarray, target: np.ndarray) -> None:
+    """target[...] = source, the first axis shared by the threads."""
+    parts = shards(len(source))
+    parallel(lambda thread: np.copyto(target[parts[thread]], source[parts[thread]]), len(parts))
 
 
 class Piece(NamedTuple):
