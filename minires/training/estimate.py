@@ -25,7 +25,13 @@ from minires.backend import (
 )
 from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
-from minires.training.setup import TrainingData, make_model, make_optimizer, make_scaler
+from minires.training.setup import (
+    TrainingData,
+    make_average,
+    make_model,
+    make_optimizer,
+    make_scaler,
+)
 from minires.training.step import TrainingStep
 
 WARM_UP, SMALL, LARGE = 3, 7, 27
@@ -100,7 +106,8 @@ class _Probe:
         model = make_model(self.config, self.num_classes, self.device)
         loss = CrossEntropyLoss(self.config.label_smoothing)
         optimizer = make_optimizer(self.config, model)
-        return TrainingStep(model, loss, optimizer, make_scaler(self.config, self.device))
+        average = make_average(self.config, model, optimizer)
+        return TrainingStep(model, loss, optimizer, make_scaler(self.config, self.device), average)
 
     def step(self, batch: int) -> None:
         """One update from `batch` black images, with a rate of zero."""
@@ -108,7 +115,7 @@ class _Probe:
         x = to_device(images, self.device)
         labels = to_device(np.arange(batch) % self.num_classes, self.device)
         self.work.forward_backward(x, labels)
-        self.work.update(0.0)
+        self.work.update(0.0, decay=self.config.ema)
         synchronize(self.device)
 
     def seconds(self, batch: int) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from minires import backend
 from minires.backend import Device, select_device
+from minires.data import Normalization
 from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.nn import Module
@@ -64,7 +65,9 @@ def start(
     data = load_training_data(config)
     model = make_model(config, data.num_classes, device)
     if config.pretrained:
-        say(f"weights  {load_pretrained(model, Path(config.pretrained))}")
+        loaded = load_pretrained(model, Path(config.pretrained))
+        say(f"weights  {loaded.note}")
+        data = replace(data, normalization=loaded.normalization)
     run = create_run(run_dir, config.model, config.dataset)
     with run.lock():
         run.config.write_text(config.to_toml(), encoding="utf-8")
@@ -114,6 +117,7 @@ def resume(
         device = select_device(asked.device, asked.threads, asked.conv, asked.precision)
         data = load_training_data(asked)
         _refuse(path, _data_differences(checkpoint, data))
+        data = replace(data, normalization=Normalization(checkpoint.mean, checkpoint.std))
         model = make_model(asked, data.num_classes, device)
         training = _Training(asked, run, data, device, model, say)
         training.load(checkpoint)

@@ -33,7 +33,8 @@ from minires.training.config import TrainConfig
 class TrainingData:
     """The images of a training: `train` is split by two sorted index arrays, int64.
 
-    `normalization` is computed from the images that are trained on; `fingerprint` is a hash of all
+    `normalization` is computed from the images that are trained on, unless pretrained weights
+    bring their own; `fingerprint` is a hash of all
     images and labels, so that a resumed run notices when they have changed.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from minires.backend import Array, select_device
@@ -38,7 +39,8 @@ class Throwaway:
         config = self.config
         self.model = make_model(config, self.data.num_classes, self.device)
         if config.pretrained:
-            load_pretrained(self.model, Path(config.pretrained))
+            loaded = load_pretrained(self.model, Path(config.pretrained))
+            self.data = replace(self.data, normalization=loaded.normalization)
         self.optimizer = make_optimizer(config, self.model)
         self._step = TrainingStep(
             self.model,

@@ -24,6 +24,7 @@ from minires.training.weights import (
     Weights,
     export_weights,
     import_weights,
+    noted_triple,
 )
 
 
@@ -112,22 +113,19 @@ def _choose(
     """The normalisation constant `name` and where it comes from."""
     if given is not None:
         return tuple(given), f"--{name}"
-    noted = read.note.get(name)
-    if _is_list_of(noted, (int, float)) and len(noted) == 3:
-        return tuple(noted), "noted in the file"
+    noted = noted_triple(read.note, name)
+    if noted is not None:
+        return noted, "noted in the file"
     return default, "CIFAR-10's, as nothing else was given"
 
 
 def _class_names(read: Weights, num_classes: int, dataset: str) -> tuple[str, ...]:
     """The names that the file notes or that the data set has; empty if neither is known."""
     noted = read.note.get("class_names")
-    if _is_list_of(noted, str) and len(noted) == num_classes:
+    texts = isinstance(noted, list) and all(isinstance(name, str) for name in noted)
+    if texts and len(noted) == num_classes:
         return tuple(noted)
     return CIFAR10_CLASSES if dataset == "cifar10" and num_classes == 10 else ()
-
-
-def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _save_in_new_folder(run: RunFolder, checkpoint: Checkpoint) -> None:

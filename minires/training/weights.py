@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minires.data import Normalization
 from minires.errors import CheckpointError
 from minires.models.network import Network
 from minires.nn import Module
@@ -25,6 +26,10 @@ from minires.training.tensor_file import read_tensors, write_tensors
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 """Over all pixels of the 50,000 training images, scaled to 0..1."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What torchvision's weights for ImageNet expect."""
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -43,6 +48,14 @@ class Weights:
 
     arrays: Mapping[str, np.ndarray]
     note: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What was loaded of a file, in words, and the normalisation that its weights expect."""
+
+    note: str
+    normalization: Normalization
 
 
 def read_weights(path: Path) -> Weights:
@@ -98,14 +111,15 @@ def import_weights(model: Module, path: Path) -> Weights:
     return weights
 
 
-def load_pretrained(model: Network, path: Path) -> str:
+def load_pretrained(model: Network, path: Path) -> Pretrained:
     """Load the body of `model` from the file `path`, and the head too if it is the same.
 
-    Returns what a person should know, in one line: what was loaded and which head was ignored.
-    Raises `CheckpointError`, and leaves the model as it was, with the list of all that is missing,
+    The normalisation is that which the file notes, as `export` leaves it, else ImageNet's. Raises
+    `CheckpointError`, and leaves the model as it was, with the list of all that is missing,
     unexpected or of a wrong shape in the body.
     """
-    arrays = dict(read_weights(path).arrays)
+    weights = read_weights(path)
+    arrays = dict(weights.arrays)
     holders = dict((*model.named_parameters(), *model.named_buffers()))
     shapes = {name: tuple(holder.data.shape) for name, holder in holders.items()}
     heads = {"fc", *model.head_names}
@@ -120,11 +134,22 @@ def load_pretrained(model: Network, path: Path) -> str:
     head_shapes = {name: shape for name, shape in shapes.items() if model.in_head(name)}
     fits = not state_problems(head_shapes, head)
     model.load_state_dict(model.state_dict() | arrays | (head if fits else {}))
+    normalization = Normalization(
+        noted_triple(weights.note, "mean") or IMAGENET_MEAN,
+        noted_triple(weights.note, "std") or IMAGENET_STD,
+    )
     if fits:
-        return f"body and head from {path}"
+        return Pretrained(f"body and head from {path}", normalization)
     ignored = ", ".join(sorted({name.partition(".")[0] for name in head}))
     note = f"; its {ignored} is ignored, the head here is another" if ignored else ""
-    return f"body from {path}{note}"
+    return Pretrained(f"body from {path}{note}", normalization)
+
+
+def noted_triple(note: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+    """The three numbers, one for each colour, that a file notes under `name`; None if none."""
+    values = note.get(name)
+    good = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    return tuple(values) if good and len(values) == 3 else None
 
 
 def export_weights(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from minires.backend import CPU
@@ -12,9 +14,7 @@ from minires.training.setup import load_training_data
 
 @pytest.fixture(scope="module")
 def config():
-    return resolve(
-        {"dataset": "shapes", "limit": 100, "depth": 8, "width": 0.25, "batch_size": 30}
-    )
+    return resolve({"dataset": "shapes", "limit": 100, "depth": 8, "width": 0.25, "batch_size": 30})
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,18 @@ def test_memory_grows_with_the_batch(config, data):
     small, large = probe.peak_bytes(7), probe.peak_bytes(27)
     activation = 4 * 32 * 32 * 4  # float32, 4 channels of 32x32: the least that one image adds
     assert large - small > 20 * activation
+
+
+def test_memory_counts_the_average_of_the_weights(config, data):
+    plain, averaged = (
+        module._Probe(replace(config, width=4.0, ema=ema), data.num_classes, CPU)
+        for ema in (0.0, 0.9)
+    )
+    for probe in (plain, averaged):
+        probe.step(3)
+    weights = 4 * sum(p.size for _, p in plain.work.model.named_parameters())
+    more = averaged.peak_bytes(1) - plain.peak_bytes(1)
+    assert 0.9 * weights < more < 2.5 * weights
 
 
 def test_too_little_memory_is_noticed(monkeypatch):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from minires.backend import CPU
-from minires.errors import CheckpointError, UsageError
+from minires.data import Normalization
+from minires.errors import CheckpointError, Interrupted, UsageError
 from minires.models import build
 from minires.models.freezing import freeze
+from minires.training.checkpoint import load_checkpoint
 from minires.training.config import resolve
+from minires.training.loop import Callback
 from minires.training.run import RunFolder
-from minires.training.runner import start
+from minires.training.runner import resume, start
 from minires.training.setup import check_model
-from minires.training.weights import import_weights, load_pretrained
+from minires.training.weights import export_weights, import_weights, load_pretrained
 
 NARROW = dict(width=0.25)
 WIDTHS = (16, 32, 64, 128)
@@ -66,7 +72,7 @@ def test_the_body_of_a_transfer_network_is_torch_s(path):
 
     model = build("resnet50-transfer", upsample=3, **NARROW)
     head = {n: a for n, a in model.state_dict().items() if model.in_head(n)}
-    note = load_pretrained(model, path)
+    note = load_pretrained(model, path).note
     assert note == f"body from {path}; its fc is ignored, the head here is another"
     for name, array in head.items():
         np.testing.assert_array_equal(model.state_dict()[name], array)
@@ -83,11 +89,13 @@ def test_the_same_head_is_loaded_too_and_another_is_not(path):
     state = build("resnet8", 7, seed=5).state_dict()
     save(path, state)
     model = build("resnet8", 7)
-    assert load_pretrained(model, path) == f"body and head from {path}"
+    assert load_pretrained(model, path).note == f"body and head from {path}"
     np.testing.assert_array_equal(model.fc.weight.data, state["fc.weight"])
     other = build("resnet8", 10)
     before = other.fc.weight.data.copy()
-    assert load_pretrained(other, path).endswith("; its fc is ignored, the head here is another")
+    assert load_pretrained(other, path).note.endswith(
+        "; its fc is ignored, the head here is another"
+    )
     np.testing.assert_array_equal(other.fc.weight.data, before)
     np.testing.assert_array_equal(other.conv1.weight.data, state["conv1.weight"])
 
@@ -95,7 +103,7 @@ def test_the_same_head_is_loaded_too_and_another_is_not(path):
 def test_a_file_without_any_head_will_do(path):
     state = build("resnet8").state_dict()
     save(path, {n: a for n, a in state.items() if not n.startswith("fc.")})
-    assert load_pretrained(build("resnet8", seed=1), path) == f"body from {path}"
+    assert load_pretrained(build("resnet8", seed=1), path).note == f"body from {path}"
 
 
 def test_the_wrong_network_is_listed_and_nothing_changes(path):
@@ -130,13 +138,41 @@ def test_a_training_with_a_frozen_pretrained_body(path, tmp_path):
     start(resolve(options), tmp_path / "run", said.append)
     assert any(line.endswith("; its fc is ignored, the head here is another") for line in said)
     assert any(line.startswith("model    resnet8, ") and "(330 trained)" in line for line in said)
-    from minires.training.checkpoint import load_checkpoint
-
     checkpoint = load_checkpoint(RunFolder(tmp_path / "run").last)
+    assert (checkpoint.mean, checkpoint.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert "pixels   mean 0.4850/0.4560/0.4060, std 0.2290/0.2240/0.2250 (from 0 to 1)" in said
     for name, array in body.items():
         assert checkpoint.model[name].tobytes() == array.tobytes(), name
     assert set(checkpoint.optimizer) == {"momentum.fc.weight", "momentum.fc.bias"}
     assert checkpoint.config["freeze"] == "body"
+
+
+def test_the_colours_that_a_file_notes_are_kept_in_the_run_and_over_a_resume(path, tmp_path):
+    mean, std = [0.5, 0.25, 0.125], [0.3, 0.2, 0.1]
+    export_weights(path, build("resnet8", width=0.5).state_dict(), dict(mean=mean, std=std))
+    options = dict(dataset="shapes", model="resnet8", width=0.5, limit=60, epochs=2)
+    options |= dict(batch_size=16, pretrained=str(path), device="cpu", threads=1)
+
+    class Stop(Callback):
+        def on_epoch(self, trainer, metrics):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    start(resolve(options), tmp_path / "whole", str)
+    with pytest.raises(Interrupted):
+        start(resolve(options), tmp_path / "run", str, Stop())
+    path.unlink()  # the weights are in the checkpoint
+    resume(tmp_path / "run", say=str)
+    for folder in ("run", "whole"):
+        checkpoint = load_checkpoint(RunFolder(tmp_path / folder).last)
+        assert (list(checkpoint.mean), list(checkpoint.std)) == (mean, std)
+    weights = [load_checkpoint(RunFolder(tmp_path / f).last).model for f in ("run", "whole")]
+    assert all(weights[0][name].tobytes() == a.tobytes() for name, a in weights[1].items())
+
+
+def test_a_note_that_is_no_colour_is_ignored(path):
+    export_weights(path, build("resnet8").state_dict(), dict(mean=[1, 2], std="x"))
+    found = load_pretrained(build("resnet8"), path).normalization
+    assert found == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize(
