@@ -31,7 +31,10 @@ ALLOWED = {
 }
 """What each part may import besides itself. The parts not named here may import all but `cli`."""
 
-HEAVY = {"matplotlib", "rich", "pooch", "safetensors", "PIL", "torch", "numba", "cupy", "click"}
+HEAVY = {
+    *("matplotlib", "rich", "pooch", "safetensors", "PIL", "torch", "numba", "cupy", "click"),
+    *("optuna", "sqlalchemy"),
+}
 
 
 def part(path):

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("minires.cli.compare", "Put runs side by side, with their curves in one picture."),
     "lr-find": ("minires.cli.lr_find", "Find a learning rate: raise it until the loss explodes."),
     "sanity": ("minires.cli.sanity", "Check a training before it is run, and explain what fails."),
+    "sweep": ("minires.cli.sweep", "Train many variants from one TOML file, and compare them."),
     "predict": ("minires.cli.predict", "Say what is on images of your own."),
     "plot": ("minires.cli.plot", "Draw a picture of a run: curves, confusion, Grad-CAM, ..."),
     "bench": ("minires.cli.bench", "Time training and inference, also against PyTorch."),
