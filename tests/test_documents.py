@@ -52,7 +52,7 @@ def test_every_command_of_the_readme_exists():
         assert result.exit_code == 0, f"{name}: {result.output}"
 
 
-@pytest.mark.parametrize("extra", ["test", "fast", "cuda12", "cuda13"])
+@pytest.mark.parametrize("extra", ["test", "fast", "sweep", "cuda12", "cuda13"])
 def test_extras_of_the_readme_exist(extra):
     import configparser
 

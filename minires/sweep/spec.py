@@ -23,7 +23,7 @@ from typing import Any
 from minires.errors import UsageError
 from minires.spelling import nearest
 from minires.sweep.space import Option, Range, field_of, read_option
-from minires.training.config import FIELDS, TrainConfig, check_layer, chosen_values
+from minires.training.config import FIELDS, TrainConfig, check_layer, chosen_values, resolve
 from minires.training.values import check_value
 
 METHODS = ("grid", "random", "tpe", "list")
@@ -236,10 +236,11 @@ def _read_base(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     try:
         base = chosen_values({}, recipe=recipe)
     except UsageError as error:
-        raise UsageError(f"{label}recipe: {str(error).removeprefix('--recipe ')}") from None
+        said = str(error).removeprefix("--").removeprefix("recipe ")
+        raise UsageError(f"{label}recipe: {said}") from None
     base |= check_layer(values, label)
     try:
-        TrainConfig(**base)
+        resolve(values, recipe=recipe)
     except UsageError as error:
         raise UsageError(f"{label}{error}") from None
     if base.get("val_split", 1) == 0:

@@ -1,8 +1,8 @@
 """A sweep that kills itself with SIGKILL at a chosen moment of its second trial; see test_sweep.
 
-Arguments: the moment, then those of cli.py. The moments: "made" is before the study is whole,
-"taken" is after the trial was taken and before its run folder is there, "step" is inside its second
-epoch, "told" is after its run is finished and before the study knows.
+Arguments: the moment, then those of cli.py. The moments: "taken" is after the trial was taken and
+before its run folder is there, "step" is inside its second epoch, "told" is after its run is
+finished and before the study knows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from minires.sweep import study, work
 moment = sys.argv[1]
 
 
-def kill(*arguments, **more):
+def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_second_trial(real):
-    def call(self, claim, *arguments, **more):
+    def call(a_study, claim, *arguments, **more):
         if claim.number == 1:
             kill()
-        return real(self, claim, *arguments, **more)
+        return real(a_study, claim, *arguments, **more)
 
     return call
 
@@ -36,12 +36,8 @@ class KillInSecond(work.TrialLines):
             kill()
 
 
-if moment == "made":
-    study.os.replace = kill
-elif moment == "taken":
-    work._train = lambda spec, claim, *rest, real=work._train: in_second_trial(
-        lambda self, *more: real(spec, *more)
-    )(None, claim, *rest)
+if moment == "taken":
+    work._run_trial = in_second_trial(work._run_trial)
 elif moment == "step":
     work.work.__defaults__ = (KillInSecond,)
 else:

@@ -14,6 +14,7 @@ import pytest
 
 from minires.cli import main
 from minires.sweep import work as working
+from minires.sweep.check import check_sweep
 from minires.sweep.folder import SweepFolder
 from minires.sweep.spec import load_spec
 from minires.sweep.study import open_study
@@ -40,8 +41,7 @@ batch_size = 16
 save_every = 3
 device = "cpu"
 [search]
-lr = [0.05, 0.1]
-flip = [true, false]
+lr = [0.05, 0.1, 0.2]
 """
 TIMES = {"seconds", "images_per_second"}
 
@@ -109,11 +109,9 @@ def test_json_is_one_object_and_the_files_are_there(whole):
     path, out, err = whole
     summary = json.loads(out)
     assert out.count("\n") == 1
-    assert (summary["sweep"], summary["asked"], summary["finished"]) == ("tiny", 4, 4)
+    assert (summary["sweep"], summary["asked"], summary["finished"]) == ("tiny", 3, 3)
     rows = summary["trials"]
-    assert [row["options"] for row in rows] == [
-        {"lr": lr, "flip": flip} for lr in (0.05, 0.1) for flip in (True, False)
-    ]
+    assert [row["options"] for row in rows] == [{"lr": lr} for lr in (0.05, 0.1, 0.2)]
     for number, row in enumerate(rows, 1):
         result = json.loads((path / f"trials/{number:03d}/result.json").read_text())
         assert row["val_accuracy"] == result["best_val_accuracy"]
@@ -121,61 +119,53 @@ def test_json_is_one_object_and_the_files_are_there(whole):
         assert result["config"]["lr"] == row["options"]["lr"]
         assert result["threads"] == 1
     assert summary["best"]["val_accuracy"] == max(row["val_accuracy"] for row in rows)
-    assert [line["lr"] for line in lines_of(path / "report.csv")] == ["0.05", "0.05", "0.1", "0.1"]
+    assert [line["lr"] for line in lines_of(path / "report.csv")] == ["0.05", "0.1", "0.2"]
     assert (path / "report.png").read_bytes().startswith(b"\x89PNG")
     assert (path / "spec.toml").read_text() == SPEC
-    assert "trial 4/4  finished: validation" in err
+    assert "trial 3/3  finished: validation" in err
 
 
-@pytest.mark.parametrize("moment", ["made", "taken", "step", "told"])
-def test_killed_and_continued_is_the_same_sweep(folder, whole, capsys, moment):
-    killed = started("sweep", "tiny.toml", "--threads", 1, program=(CHILD, moment))
-    _, err = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, err
+def test_killed_three_times_and_continued_is_the_same_sweep(whole, capsys):
     path = Path("sweeps/tiny")
-    assert (path / "study.db").exists() == (moment != "made")
-    assert (path / "trials/002/result.json").exists() == (moment == "told")
-    first = path / "trials/001/result.json"
-    before = first.stat().st_mtime_ns if first.exists() else None
-    if moment == "step":
-        assert load_checkpoint(path / "trials/002/last.safetensors").step == 6
+    second, said = path / "trials/002", []
+    for moment, step, tested in (("taken", None, False), ("step", 6, False), ("told", 8, True)):
+        child = started("sweep", "tiny.toml", "--threads", 1, program=(CHILD, moment))
+        said.append(child.communicate()[1])
+        assert child.returncode == -signal.SIGKILL, said
+        assert second.exists() == (step is not None)
+        assert step is None or load_checkpoint(second / "last.safetensors").step == step
+        assert (second / "result.json").exists() == tested
+    before = (path / "trials/001/result.json").stat().st_mtime_ns
     code, out, err = call(capsys, "sweep", "tiny.toml", "--threads", "1", "--json")
     assert code == 0, err
-    assert json.loads(out)["finished"] == 4
-    assert ("trial 2/4  continued: lr=0.05 flip=no" in err) == (moment != "made")
-    assert ("trial 2/4  resumed  after step 6 of 8" in err) == (moment == "step")
-    assert ("trial 1/4" in err) == (moment == "made")
-    if before is not None:
-        assert first.stat().st_mtime_ns == before
-    assert lines_of(path / "report.csv") == lines_of(whole[0] / "report.csv")
-    for number in range(1, 5):
-        assert bits(path / f"trials/{number:03d}") == bits(whole[0] / f"trials/{number:03d}")
+    assert json.loads(out)["finished"] == 3
+    assert (path / "trials/001/result.json").stat().st_mtime_ns == before
+    said.append(err)
+    assert ["resumed  1 of 3 trials are done, 1 cut off" in err for err in said] == [0, 1, 1, 1]
+    assert ["trial 1/3  finished" in err for err in said] == [1, 0, 0, 0]
+    assert ["trial 2/3  continued: lr=0.1" in err for err in said] == [0, 1, 1, 1]
+    assert ["trial 2/3  resumed  after step 6 of 8" in err for err in said] == [0, 0, 1, 0]
+    assert_same_sweep(path, whole[0])
 
 
-def assert_each_trial_was_done_once(path):
-    for number in range(1, 5):
-        log = read_history(path / f"trials/{number:03d}/history.jsonl")
+def assert_same_sweep(path, reference):
+    """The same report but for times, the same bits in every run, and no epoch done twice."""
+    assert lines_of(path / "report.csv") == lines_of(reference / "report.csv")
+    for number in ("001", "002", "003"):
+        assert bits(path / "trials" / number) == bits(reference / "trials" / number)
+        log = read_history(path / "trials" / number / "history.jsonl")
         assert [r["epoch"] for r in log if r["kind"] == "epoch"] == [1, 2]
         assert sum(r["kind"] == "test" for r in log) == 1
-    assert [line["state"] for line in lines_of(path / "report.csv")] == ["finished"] * 4
 
 
-def test_two_workers_share_the_trials(whole, capfd):
-    code, out, _ = call(capfd, "sweep", "tiny.toml", "--workers", "2", "--threads", "1", "--json")
-    assert code == 0
-    assert json.loads(out)["finished"] == 4
-    assert_each_trial_was_done_once(Path("sweeps/tiny"))
-    assert lines_of(Path("sweeps/tiny/report.csv")) == lines_of(whole[0] / "report.csv")
-
-
-def test_the_same_command_twice_at_once_is_one_sweep(whole):
-    both = [started("sweep", "tiny.toml", "--threads", 1) for _ in range(2)]
-    said = [child.communicate()[1] for child in both]
-    assert [child.returncode for child in both] == [0, 0], said
-    for number in range(1, 5):
-        assert sum(f"trial {number}/4  finished" in err for err in said) == 1, said
-    assert_each_trial_was_done_once(Path("sweeps/tiny"))
-    assert lines_of(Path("sweeps/tiny/report.csv")) == lines_of(whole[0] / "report.csv")
+def test_two_commands_one_of_two_workers_share_one_sweep(whole):
+    """Both begin at the same moment; the study is made once and each trial is done once."""
+    commands = [started("sweep", "tiny.toml", "--threads", 1, "--workers", n) for n in (1, 2)]
+    said = [child.communicate()[1] for child in commands]
+    assert [child.returncode for child in commands] == [0, 0], said
+    for number in (1, 2, 3):
+        assert sum(f"trial {number}/3  finished" in err for err in said) == 1, said
+    assert_same_sweep(Path("sweeps/tiny"), whole[0])
 
 
 def until_an_epoch(child):
@@ -221,7 +211,7 @@ def test_a_worker_that_died_is_told_of(capfd, monkeypatch):
     )
     code, _, err = call(capfd, "sweep", "tiny.toml", "--workers", "2")
     assert code == 1
-    assert "4 trials are not done" in err.splitlines()[-1]
+    assert "3 trials are not done" in err.splitlines()[-1]
 
 
 # --- what is no plain success ---------------------------------------------------------------
@@ -236,8 +226,6 @@ def test_a_trial_far_below_the_others_is_pruned_and_says_so(capsys):
     spec = load_spec("tiny.toml")
     code, _, err = call(capsys, "sweep", "tiny.toml", "--report")
     assert code == 2 and "holds no sweep yet" in err
-    from minires.sweep.check import check_sweep
-
     study = open_study(SweepFolder(Path("sweeps/tiny")), spec, check_sweep(spec, {}))
     for _ in range(2):
         claim = study.claim()
@@ -247,17 +235,17 @@ def test_a_trial_far_below_the_others_is_pruned_and_says_so(capsys):
         claim.lock.close()
     code, out, err = call(capsys, "sweep", "tiny.toml", "--threads", "1")
     assert code == 0, err
-    assert "trial 3/4  pruned: validation" in err
-    assert "2 finished, 2 pruned of 4" in out
+    assert "trial 3/3  pruned: validation" in err
+    assert "2 finished, 1 pruned of 3" in out
     lines = lines_of(Path("sweeps/tiny/report.csv"))
-    assert [line["state"] for line in lines] == ["finished", "finished", "pruned", "pruned"]
+    assert [line["state"] for line in lines] == ["finished", "finished", "pruned"]
     assert lines[2]["note"] == working.PRUNED
     run = Path("sweeps/tiny/trials/003")
     result = json.loads((run / "result.json").read_text())
     assert (result["epochs"], result["stop_reason"]) == (1, working.PRUNED)
     assert read_history(run / "history.jsonl", "stop")[0]["reason"] == working.PRUNED
     code, out, _ = call(capsys, "sweep", "tiny.toml", "--json")
-    assert json.loads(out)["pruned"] == 2
+    assert json.loads(out)["pruned"] == 1
 
 
 def test_a_cut_off_trial_is_judged_again_when_it_goes_on():
@@ -319,9 +307,9 @@ def test_refusals_are_one_line(capsys, whole, monkeypatch):
     assert "cpu-eight" in fails(capsys, 2, "sweep", "cpu-eigth")
     Path("bad.toml").write_text(SPEC.replace("lr = [0.05", "lrr = [0.05"))
     assert "bad.toml: [search] lrr" in fails(capsys, 2, "sweep", "bad.toml")
-    Path("other.toml").write_text(SPEC.replace("0.1]", "0.4]"))
+    Path("other.toml").write_text(SPEC.replace("0.2]", "0.4]"))
     err = fails(capsys, 2, "sweep", "other.toml", "--sweep-dir", whole[0])
-    assert "[search] lr: [0.05, 0.1] in the study, [0.05, 0.4] here" in err
+    assert "[search] lr: [0.05, 0.1, 0.2] in the study, [0.05, 0.1, 0.4] here" in err
     missing = SPEC.replace('"shapes"', '"cifar10"')
     Path("missing.toml").write_text(missing)
     assert "nowhere" in fails(capsys, 3, "sweep", "missing.toml", "--data-dir", "nowhere")
@@ -341,7 +329,7 @@ def test_the_report_alone_trains_nothing_and_is_the_same(whole, capsys):
     (path / "report.png").unlink()
     code, out, err = call(capsys, "sweep", path, "--report")
     assert (code, err) == (0, "")
-    assert "4 finished of 4" in out and "best     trial" in out
+    assert "3 finished of 3" in out and "best     trial" in out
     assert (path / "report.csv").read_text() == table.replace("sweeps/tiny", str(path))
     assert (path / "report.png").exists()
     assert {p: p.stat().st_mtime_ns for p in path.glob("trials/*/*")} == before
