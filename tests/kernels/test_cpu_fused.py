@@ -12,7 +12,7 @@ import pytest
 
 from minires import backend
 from minires import functional as F
-from minires.kernels.cpu import convolution, loops, whole
+from minires.kernels.cpu import convolution, loops, strategies, strided, whole
 from minires.kernels.cpu.threads import groups
 
 WINOGRAD_TOLERANCE = 2e-5
@@ -28,6 +28,8 @@ CASES = [
     (2, 1, 5, 7, 9, 3, 1, 1),
     (3, 16, 16, 7, 5, 3, 1, 1),
     (3, 16, 32, 8, 8, 3, 2, 1),
+    (3, 3, 5, 16, 24, 3, 2, 1),
+    (1, 40, 24, 8, 16, 3, 2, 1),
     (2, 6, 10, 9, 7, 3, 2, 1),
     (4, 16, 32, 8, 6, 1, 2, 0),
     (1, 12, 7, 5, 5, 1, 1, 0),
@@ -184,13 +186,23 @@ def test_chunks_of_few_rows_add_up(shape, loop_kind, chunks):
 def test_large_filters_are_made_for_some_channels_at_a_time(
     shape, numpy_loops, chunks, monkeypatch
 ):
-    monkeypatch.setattr(convolution, "_FILTER_BYTES", 0)
+    monkeypatch.setattr(strategies, "FILTER_BYTES", 0)
     monkeypatch.setattr(convolution, "_FILTER_CHANNELS", 5)
     case = Case(shape, shortcut=True)
     x, weight = case.single["x"], case.single["weight"]
-    assert type(convolution.strategy(x, weight, 1, 1)) is convolution.WinogradByChannels
+    assert type(strategies.strategy(x, weight, 1, 1)) is convolution.WinogradByChannels
     far_from_kink(case)
     assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
+
+
+def test_stride_two_goes_through_winograd_where_compiled_loops_can_do_it(loop_kind):
+    x, weight = np.ones((1, 4, 8, 16), np.float32), np.ones((5, 4, 3, 3), np.float32)
+    fast = strategies.strategy(x, weight, 2, 1, unit=True)
+    expected = strided.StridedWinograd if loop_kind == "compiled" else convolution.Direct
+    assert type(fast) is expected
+    assert type(strategies.strategy(x, weight, 2, 1)) is convolution.Direct
+    backend.select_device("cpu", conv="direct")
+    assert type(strategies.strategy(x, weight, 2, 1, unit=True)) is convolution.Direct
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)

@@ -71,39 +71,43 @@ def _sgemm(typing, address, turn_a, turn_b, m, n, k, a, lda, b, ldb, beta, c, ld
 
 
 @compiled
-def multiply(sgemm, a, b, out, rows, inner, columns, at_once):
-    """out = a b at each of the 36 positions, `at_once` rows at a time.
+def multiply(sgemm, v, filters, m, targets, rows, at_once):
+    """m[targets[p]] += v[p] U[p] for all p, from zero, `at_once` rows at a time.
 
-    a and out are planes, (rows, inner) and (rows, columns) each; b is (36, inner, columns).
+    v and m are planes, (rows, C) and (rows, K) each; filters is (P, C, K). The first products go to
+    one position of m each.
     """
-    for p in range(a.shape[0]):
+    c, k = filters.shape[1], filters.shape[2]
+    for p in range(filters.shape[0]):
+        beta = _ZERO if p < m.shape[0] else _ONE
         for row in range(0, rows, at_once):
             some = min(at_once, rows - row)
-            left, result = a[p, row * inner :], out[p, row * columns :]
-            _sgemm(
-                sgemm, False, False, some, columns, inner,
-                left, inner, b[p], columns, _ZERO, result, columns,
-            )  # fmt: skip
+            left, result = v[p, row * c :], m[targets[p], row * k :]
+            _sgemm(sgemm, False, False, some, k, c, left, c, filters[p], k, beta, result, k)
 
 
 @compiled
-def multiply_turned(sgemm, a, b, out, rows, inner, columns):
-    """out = a b^T at each of the 36 positions; b is (36, columns, inner)."""
-    for p in range(a.shape[0]):
-        _sgemm(
-            sgemm, False, True, rows, columns, inner,
-            a[p], inner, b[p], inner, _ZERO, out[p], columns,
-        )  # fmt: skip
+def multiply_back(sgemm, m, filters, turned, v, targets, rows, at_once):
+    """v[p] = m[targets[p]] U[p]^T for all p.
 
-
-@compiled
-def add_product(sgemm, a, b, out, rows, inner, columns, first):
-    """out += a^T b at each of the 36 positions, or out = a^T b if `first`.
-
-    a and b are planes, (rows, inner) and (rows, columns) each; out is (36, inner, columns).
+    turned (P, K, C) holds U^T, or is empty; then the filters are read the other way round.
     """
-    for p in range(a.shape[0]):
-        _sgemm(
-            sgemm, True, False, inner, columns, rows,
-            a[p], inner, b[p], columns, _ZERO if first else _ONE, out[p], columns,
-        )  # fmt: skip
+    c, k = filters.shape[1], filters.shape[2]
+    for p in range(filters.shape[0]):
+        if turned.size == 0:
+            _sgemm(
+                sgemm, False, True, rows, c, k, m[targets[p]], k, filters[p], k, _ZERO, v[p], c
+            )  # fmt: skip
+            continue
+        for row in range(0, rows, at_once):
+            some = min(at_once, rows - row)
+            left, result = m[targets[p], row * k :], v[p, row * c :]
+            _sgemm(sgemm, False, False, some, c, k, left, k, turned[p], c, _ZERO, result, c)
+
+
+@compiled
+def add_products(sgemm, v, m, targets, rows, out, first):
+    """out[p] += v[p]^T m[targets[p]] for all p, from zero if `first`; out is (P, C, K)."""
+    c, k, beta = out.shape[1], out.shape[2], _ZERO if first else _ONE
+    for p in range(out.shape[0]):
+        _sgemm(sgemm, True, False, c, k, rows, v[p], c, m[targets[p]], k, beta, out[p], k)

@@ -7,8 +7,8 @@ import numpy as np
 from minires.backend import Array, kernel
 from minires.functional.conv import Conv2dCache
 from minires.kernels.cpu.buffers import logical, pool, to_hwnc
-from minires.kernels.cpu.convolution import strategy
 from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import parallel, shards, workspace
 
 

@@ -21,7 +21,6 @@ from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRAN
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
-_FILTER_BYTES = 10_000_000  # larger transformed filters are made for some channels at a time
 _FILTER_CHANNELS = 64  # so many
 _SUM_ROWS = 576  # rows of im2col's weight gradient that are added up at once
 
@@ -59,6 +58,10 @@ def _copy(hwnc: np.ndarray) -> np.ndarray:
 class Winograd:
     """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
 
+    stride = 1
+    transform, adjoint = FILTER_TRANSFORM, FILTER_ADJOINT
+    targets = np.arange(len(transform))  # product p belongs to position targets[p] of the output
+
     def __init__(
         self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
     ) -> None:
@@ -68,7 +71,7 @@ class Winograd:
         images = -(-n // max(1, options.threads))
         plane_bytes = 36 * 4 * (self.w // TILE) * images * max(self.c, self.k)
         self.rows = TILE * loops.tile_rows(self.h // TILE, plane_bytes)
-        self.output_size = (self.h, self.w)
+        self.output_size = (self.h // self.stride, self.w // self.stride)
         self.x = padded_input(x, 1)
         self.taps = weight_matrix(weight)
         self._transform_filters()
@@ -88,8 +91,9 @@ class Winograd:
         return groups(images, max(1, rows // (self.w // TILE)))
 
     def _transform_filters(self) -> None:
-        self.filters = pool.take((36, self.c, self.k))
-        np.matmul(FILTER_TRANSFORM, self.taps.reshape(9, -1), out=self.filters.reshape(36, -1))
+        count = len(self.transform)
+        self.filters = pool.take((count, self.c, self.k))
+        np.matmul(self.transform, self.taps.reshape(9, -1), out=self.filters.reshape(count, -1))
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -149,10 +153,10 @@ class Winograd:
         self._begin_products(threads)
 
     def _begin_products(self, threads: int) -> None:
-        self.totals = [pool.take((36, self.c, self.k)) for _ in range(threads)]
+        self.totals = [pool.take(self.filters.shape) for _ in range(threads)]
         self.turned = self.filters.transpose(0, 2, 1)
         if self.grad_x is not None and self.c <= 128:  # BLAS is slow with small transposed matrices
-            turned = pool.take((36, self.k, self.c))
+            turned = pool.take(self.turned.shape)
             np.copyto(turned, self.turned)
             self.turned = turned
 
@@ -190,7 +194,7 @@ class Winograd:
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
         total, share = self.totals[thread], self.partial[thread]
-        np.matmul(FILTER_ADJOINT, total.reshape(36, -1), out=share.reshape(9, -1))
+        np.matmul(self.adjoint, total.reshape(len(total), -1), out=share.reshape(9, -1))
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
@@ -377,19 +381,3 @@ def _sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:
     for part in partials[1:]:
         np.add(total, part, out=total)
     return total.reshape(shape).transpose(3, 2, 0, 1)
-
-
-def strategy(x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None):
-    """The fastest way to compute this convolution, or None where only the reference can.
-
-    `bias` (K,), if given, is added to the output.
-    """
-    if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape:
-        return None
-    if options.conv != "direct" and Winograd.fits(x, weight, stride, padding):
-        # Compiled loops have memory to spare, and are 10 to 20% faster with all filters at once.
-        large = 36 * weight[:, :, 0, 0].size * 4 > _FILTER_BYTES and not loops.compiled_in_use()
-        return (WinogradByChannels if large else Winograd)(x, weight, stride, padding, bias)
-    if Direct.fits(x, weight, stride, padding):
-        return Direct(x, weight, stride, padding, bias)
-    return None

@@ -18,9 +18,9 @@ from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
-from minires.kernels.cpu.convolution import strategy
 from minires.kernels.cpu.elementwise import combine_moments
 from minires.kernels.cpu.regions import Region, region
+from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import Piece, parallel, pieces, shards, workspace
 
 _BORDER_BYTES = 2_000_000
@@ -47,11 +47,11 @@ def conv_bn_relu_forward(
     if gamma.dtype != np.float32:
         return NotImplemented
     if training:
-        conv = strategy(x, weight, stride, padding)
+        conv = strategy(x, weight, stride, padding, unit=True)
     else:
         mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
         inv_std, scale, shift = _affine(gamma, beta, mean, variance, eps)
-        conv = strategy(x, weight * scale[:, None, None, None], stride, padding, shift)
+        conv = strategy(x, weight * scale[:, None, None, None], stride, padding, shift, unit=True)
     if conv is None:
         return NotImplemented
     n, k = x.shape[0], weight.shape[0]
@@ -212,7 +212,7 @@ def conv_bn_relu_backward(
     y = as_hwnc(norm.x)
     if y is None or not norm.batch_statistics or grad_output.dtype != np.float32:
         return NotImplemented
-    conv = strategy(x, weight, stride, padding)
+    conv = strategy(x, weight, stride, padding, unit=True)
     if conv is None:
         return NotImplemented
     run = _Backward(conv, grad_output, cache)

@@ -15,7 +15,7 @@ import numpy as np
 import threadpoolctl
 
 _SMALL = 1_000_000  # multiplications
-_FEWEST_ROWS = 7  # with fewer, each product reads too much of the second factor for what it does
+_FEWEST_ROWS = 12  # with fewer, each product reads too much of the second factor for what it does
 _DIRECT = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # architectures with the second way
 
 

@@ -14,9 +14,10 @@ from minires.kernels.cpu import loops
 from minires.kernels.cpu.convolution import PLANE_PADDING, Winograd
 from minires.kernels.cpu.products import fast_rows
 from minires.kernels.cpu.regions import Region
+from minires.kernels.cpu.strided import StridedWinograd
 from minires.kernels.cpu.winograd import TILE
 
-_PLANE_BYTES = 600_000  # of the 36 planes of some images: half the second-level cache
+_PLANE_BYTES = 600_000  # of the planes of some images: half the second-level cache
 _NOTHING = np.empty((0, 0, 0), np.float32)
 
 
@@ -28,7 +29,7 @@ def convolve(conv, images: slice, y: np.ndarray, moments: np.ndarray, ws) -> boo
     block, at_once = _sizes(conv, conv.c, conv.k)
     v, m = _planes(conv, block, ws)
     where = images.start, images.stop, block, at_once
-    units.convolve(loops.sgemm_address(), conv.x, conv.filters, *where, v, m, y, moments)
+    units.convolve(loops.sgemm_address(), *_geometry(conv), *where, v, m, y, moments)
     return True
 
 
@@ -39,11 +40,11 @@ def evaluate(conv, images: slice, out: Region, shortcut: Region | None, relu: bo
         return False
     block, at_once = _sizes(conv, conv.c, conv.k)
     v, m = _planes(conv, block, ws)
-    y = ws.get("chunk", (TILE, conv.w, block * conv.k))
+    y = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
     where = images.start, images.stop, block, at_once
     extra = out if shortcut is None else shortcut
     units.evaluate(
-        loops.sgemm_address(), conv.x, conv.filters, conv.bias, *where, v, m, y, out, extra,
+        loops.sgemm_address(), *_geometry(conv), conv.bias, *where, v, m, y, out, extra,
         shortcut is not None, relu,
     )  # fmt: skip
     return True
@@ -58,10 +59,10 @@ def differentiate(
         return False
     block, at_once = _sizes(conv, conv.k, conv.c, conv.totals[thread].nbytes)
     v, m = _planes(conv, block, ws)
-    chunk = ws.get("chunk", (TILE, conv.w, block * conv.k))
+    chunk = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
     need, turned = conv.grad_x is not None, conv.turned.flags.c_contiguous
     units.differentiate(
-        loops.sgemm_address(), conv.x, conv.filters, images.start, images.stop, block, at_once,
+        loops.sgemm_address(), *_geometry(conv), images.start, images.stop, block, at_once,
         v, m, chunk, grad, y, coefficients, scale, shift, conv.totals[thread],
         conv.grad_x if need else _NOTHING, conv.turned if turned else _NOTHING,
     )  # fmt: skip
@@ -70,7 +71,11 @@ def differentiate(
 
 def _units(conv):
     """The compiled functions, or None."""
-    return loops.units() if type(conv) is Winograd else None
+    return loops.units() if type(conv) in (Winograd, StridedWinograd) else None
+
+
+def _geometry(conv):
+    return conv.x, conv.stride, conv.targets, conv.filters
 
 
 def _sizes(conv, inner: int, columns: int, at_least: int = 0) -> tuple[int, int]:
@@ -84,15 +89,15 @@ def _sizes(conv, inner: int, columns: int, at_least: int = 0) -> tuple[int, int]
     share = -(-conv.n // max(1, options.threads))
     if fast is None:
         return share, 1 << 30
-    rows = max(_PLANE_BYTES, at_least) // (36 * 4 * max(inner, columns))
+    rows = max(_PLANE_BYTES, at_least) // (4 * len(conv.targets) * max(inner, columns))
     if not at_least:
         rows = min(rows, fast)
-    return max(1, min(share, rows // (conv.w // TILE))), fast
+    return max(1, min(share, rows // (conv.output_size[1] // TILE))), fast
 
 
 def _planes(conv, block: int, ws) -> tuple[np.ndarray, np.ndarray]:
-    rows = conv.w // TILE * block
+    rows = conv.output_size[1] // TILE * block
     return (
-        ws.get("V", (36, rows * conv.c + PLANE_PADDING)),
-        ws.get("M", (36, rows * conv.k + PLANE_PADDING)),
+        ws.get("V", (len(conv.targets), rows * conv.c + PLANE_PADDING)),
+        ws.get("M", (conv.targets.max() + 1, rows * conv.k + PLANE_PADDING)),
     )
