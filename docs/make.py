@@ -7,6 +7,8 @@
     python docs/make.py exercises     break the package as the exercises say; do the tests fail?
     python docs/make.py record RUN NAME --title "..." --command "..."
                                       copy a finished run's records to docs/results/NAME
+    python docs/make.py record-sweep SWEEP NAME --command "..." --note "..."
+                                      the same for the folder of a finished sweep
 
 What an author writes into a chapter is told in docs/tools, one file for each kind of marker.
 """
@@ -24,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from tools import exercises as exercise_tools  # noqa: E402
 from tools import figures as figure_tools  # noqa: E402
-from tools import includes, links, snippets, tables  # noqa: E402
+from tools import includes, links, snippets, sweeps, tables  # noqa: E402
 from tools.pages import DocumentError, name_of, pages  # noqa: E402
 
 
@@ -105,6 +107,16 @@ def exercises() -> None:
 def record(run: Path, name: str, title: str, typed: str) -> None:
     """Copy a finished run's result and log to docs/results/NAME, and draw its curves."""
     tables.record(run, name, title, typed)
+
+
+@main.command("record-sweep")
+@click.argument("sweep", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name")
+@click.option("--command", "typed", required=True, help="What was typed.")
+@click.option("--note", default="", help="What else is to be said of it, in a few words.")
+def record_sweep(sweep: Path, name: str, typed: str, note: str) -> None:
+    """Copy a finished sweep's report to docs/results/NAME."""
+    sweeps.record(sweep, name, typed, note, tables.RESULTS)
 
 
 if __name__ == "__main__":

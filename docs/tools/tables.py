@@ -1,7 +1,8 @@
 """Generated tables: their numbers come from files in docs/results.
 
 A table stands between `<!-- table: KIND -->` and `<!-- end table -->`. `NAME/result.json` records
-one training (with its log and picture beside it), `bench-NAME.json` one benchmark.
+one training (with its log and picture beside it), `bench-NAME.json` one benchmark,
+`NAME/sweep.json` a sweep.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
+from tools import sweeps
 from tools.pages import DOCS, DocumentError
 
 RESULTS = DOCS / "results"
@@ -87,7 +89,13 @@ def recipe_table(results: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"trainings": training_table, "benchmarks": benchmark_table, "recipes": recipe_table}
+TABLES = {
+    "trainings": training_table,
+    "benchmarks": benchmark_table,
+    "recipes": recipe_table,
+    "sweeps": sweeps.sweep_table,
+    "sweep-trials": sweeps.trial_table,
+}
 
 
 def refresh(text: str, page: str, results: Path = RESULTS) -> str:
