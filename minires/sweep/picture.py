@@ -78,7 +78,10 @@ def _draw_trials(axes: Any, rows: Sequence[Row]) -> None:
         axes.set_xticks([row["trial"] for row in rows], names, rotation=30, ha="right", fontsize=8)
     _finish(axes, "validation accuracy per trial")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=6, borderaxespad=0, frameon=False,
+            fontsize=9,
+        )  # fmt: skip
 
 
 def _draw_option(axes: Any, rows: Sequence[Row], key: str, log: bool) -> None:
@@ -94,7 +97,7 @@ def _draw_option(axes: Any, rows: Sequence[Row], key: str, log: bool) -> None:
         order = sorted(values) if numbers else values
         places = [order.index(row["options"][key]) for row in having]
         _scatter(axes, having, places)
-        axes.set_xticks(range(len(order)), [shown(v) for v in order])
+        axes.set_xticks(range(len(order)), [shown(v) for v in order], fontsize=9)
         axes.set_xlim(-0.5, len(order) - 0.5)
         _draw_means(axes, having, places)
     axes.set_xlabel(key)

@@ -14,6 +14,7 @@ from minires.sweep.space import Range, shown
 from minires.training.progress import duration
 
 if TYPE_CHECKING:
+    from minires.sweep.spec import SweepSpec
     from minires.sweep.study import Study
 
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
@@ -54,6 +55,13 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
             }
         )
     return [row for row in rows if row["state"] != "waiting"]
+
+
+def with_base(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a list with the value of [base] for each option that an experiment leaves."""
+    base = spec.config({}).to_dict()
+    common = {key: base[key] for key in spec.varied() if base.get(key) is not None}
+    return [{**row, "options": common | row["options"]} for row in rows]
 
 
 def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -115,9 +123,10 @@ def write_report(study: Study) -> list[dict[str, Any]]:
         log = [
             key for key, option in spec.options.items() if isinstance(option, Range) and option.log
         ]
-        order = [key for key, _ in telling(rows, options)]
+        whole = with_base(spec, rows)
+        order = [key for key, _ in telling(whole, options)]
         title = f"{spec.name}: {spec.method}, {len(rows)} of {spec.trials} trials"
-        draw_sweep(rows, order, log, study.folder.picture, title)
+        draw_sweep(whole, order, log, study.folder.picture, title)
     return rows
 
 
@@ -145,7 +154,7 @@ def summary_of(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "asked": spec.trials,
         **{state: counts[state] for state in ("finished", "pruned", "failed")},
         "best": best_of(rows),
-        "telling": dict(telling(rows, spec.varied())),
+        "telling": dict(telling(with_base(spec, rows), spec.varied())),
         "trials": list(rows),
         "csv": str(study.folder.csv),
         "picture": str(study.folder.picture),

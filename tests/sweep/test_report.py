@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from minires.sweep.picture import draw_sweep
-from minires.sweep.report import COLUMNS, best_of, csv_text, telling
+from minires.sweep.report import COLUMNS, best_of, csv_text, telling, with_base
+from minires.sweep.spec import read_spec
 
 
 def row(trial, accuracy, state="finished", name="", **options):
@@ -55,6 +56,20 @@ def test_an_option_with_many_values_is_cut_into_three_groups_by_rank():
     rows = [row(i, a, lr=10.0 ** (i % 7)) for i, a in enumerate(accuracies)]
     (found,) = telling(rows, ["lr"])
     assert found[1] == pytest.approx(adjusted_r2(accuracies, [0, 0, 1, 1, 1, 2, 2]))
+
+
+def test_an_experiment_has_the_base_value_of_what_it_leaves():
+    text = '[sweep]\nmethod = "list"\n[base]\nwidth = 2.0\n[[experiments]]\nname = "first"\n'
+    text += (
+        '[[experiments]]\nname = "thin"\nwidth = 0.5\n[[experiments]]\nname = "flat"\nplain = true'
+    )
+    spec = read_spec(text, "", "")
+    rows = [row(i, 0.5, **values) for i, (_, values) in enumerate(spec.points())]
+    assert [r["options"] for r in with_base(spec, rows)] == [
+        {"width": 2.0, "plain": False},
+        {"width": 0.5, "plain": False},
+        {"width": 2.0, "plain": True},
+    ]
 
 
 def test_failed_trials_do_not_count():
