@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minires.cli.counter import counter
+from minires.cli.options import config_options, given_values
 from minires.cli.plot import Drawn, kind
 from minires.cli.weights import data_options, split_option, weights_options
 
@@ -188,6 +189,151 @@ def gradcam(theme: Theme, layer: str | None, class_name: str | None, **options: 
     figure = draw_gradcam(theme, sample.images, sample.captions, found, names, trained.title)
     numbers |= {"layer": found.layer, "classes": [names[k] for k in found.classes]}
     return Drawn(figure, numbers, [*lines, f"layer     {found.layer}"])
+
+
+@kind(
+    RUN,
+    config_options(
+        ("schedule", "lr", "epochs", "warmup", "milestones", "gamma", "cycle_momentum")
+        + ("cycle_shape", "cycles", "cycle_growth")
+    ),
+)
+def schedule(theme: Theme, run: Path | None, **options: Any) -> Drawn:
+    """The course of the learning rate: of a run, of options, or of all schedules."""
+    from minires.analysis.courses import STEPS, all_courses, course_of
+    from minires.analysis.pictures.schedule import draw_schedule
+    from minires.training.config import resolve
+    from minires.training.history import read_history
+    from minires.training.run import open_run
+
+    given = given_values(options)
+    folder = None if run is None else open_run(run)
+    config = resolve(given, folder and folder.config)
+    records = [r for r in read_history(folder.history) if "lr" in r] if folder else []
+    steps = records[-1]["step"] / records[-1]["progress"] if records else STEPS
+    whole = folder is None and "schedule" not in given
+    courses = all_courses(config, steps) if whole else [course_of(config, steps)]
+    logged = [] if given else [(r["progress"], r["lr"]) for r in records if r["kind"] == "epoch"]
+    title = folder.path.absolute().name if folder else ""
+    figure = draw_schedule(theme, courses, logged, title)
+    numbers = {course.name: [course.epochs, course.rates] for course in courses}
+    highest = max(max(course.rates) for course in courses)
+    return Drawn(figure, {"schedules": numbers}, [f"highest   {highest:g}"])
+
+
+@kind(
+    RUN,
+    click.option("--image", type=int, metavar="N", default=0, help="A training image's number."),
+    click.option("--count", type=click.IntRange(1, 400), default=24, help="Variants to draw."),
+    config_options(
+        ("dataset", "data_dir", "crop_padding", "flip", "color_jitter", "cutout", "mixup", "cutmix")
+        + ("mix_share", "seed")
+    ),
+)
+def augment(theme: Theme, run: Path | None, image: int, count: int, **options: Any) -> Drawn:
+    """What augmentation makes of one image: of a run, of options, or each kind alone."""
+    from minires.analysis.augmented import each_kind, variants
+    from minires.analysis.pictures.augment import COLUMNS, draw_augment
+    from minires.data import load_dataset
+    from minires.errors import UsageError
+    from minires.training.config import resolve
+    from minires.training.run import open_run
+
+    given = given_values(options)
+    config = resolve(given, run and open_run(run).config)
+    dataset = load_dataset(config.dataset, "train", config.data_dir)
+    if not 0 <= image < len(dataset):
+        raise UsageError(f"--image {image}: {config.dataset} has images 0 to {len(dataset) - 1}")
+    if run is None and not given.keys() - {"dataset", "data_dir", "seed"}:
+        kinds = each_kind(config, dataset, image, COLUMNS)
+    else:
+        kinds = [variants(config, dataset, image, count, "in training")]
+    label = dataset.class_names[dataset.labels[image]]
+    title = f"image {image} of {config.dataset}, {label}"
+    numbers = {"image": image, "label": label, "kinds": [k.name for k in kinds]}
+    return Drawn(draw_augment(theme, dataset.images[image], kinds, title), numbers)
+
+
+@kind(
+    RUN,
+    click.option("--images", type=click.IntRange(2, 1000), default=128, help="Size of the batch."),
+    split_option,
+    weights_options,
+    data_options,
+)
+def statistics(theme: Theme, run: Path | None, split: str, images: int, **where: Any) -> Drawn:
+    """How large activations and gradients are in each layer."""
+    from dataclasses import asdict
+
+    from minires.analysis.pictures.statistics import draw_statistics
+    from minires.analysis.signals import signals
+    from minires.models import build
+
+    trained = _open(run, **where)
+    dataset, indices = trained.images(split)
+    ((x, labels),) = trained.loader(dataset, indices[:images], images).epoch(0)
+    fresh = build(**trained.checkpoint.spec, device=trained.device)
+    networks = {"before the training": fresh, "after it": trained.model()}
+    found = {word: signals(model, x, labels) for word, model in networks.items()}
+    figure = draw_statistics(theme, found, trained.title)
+    numbers = {word: [asdict(signal) for signal in row] for word, row in found.items()}
+    return Drawn(figure, numbers, [f"weights   {trained.path}"])
+
+
+@kind(
+    click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path)),
+    click.option("--dims", type=click.IntRange(1, 2), default=1, help="Directions: a line or map."),
+    click.option(
+        "--points",
+        type=click.IntRange(3, 1001),
+        metavar="N",
+        show_default="41, or 21 for a map",
+        help="Points along each direction.",
+    ),
+    click.option(
+        "--span",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        help="How far to go; 1 is as far as the weights are long.",
+    ),
+    click.option("--images", type=click.IntRange(1), default=500, help="Images for each point."),
+    click.option("--seed", type=click.IntRange(0), default=0, help="Draws the directions."),
+    click.option(
+        "--grid",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=Path("landscape.npz"),
+        metavar="FILE",
+        help="Keeps the points; an unfinished one is continued.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["train", "val", "test"]),
+        default="train",
+        help="Which images the loss is of.",
+    ),
+    weights_options,
+    data_options,
+)
+def landscape(
+    theme: Theme, runs: tuple[Path, ...], points: int | None, grid: Path, **options: Any
+) -> Drawn:
+    """The loss around the weights of runs, along random directions."""
+    from minires.analysis.landscape import Landscape, Plan
+    from minires.analysis.pictures.landscape import draw_landscape
+
+    chosen = {name: options.pop(name) for name in ("dims", "span", "images", "seed", "split")}
+    plan = Plan(points=points or (41 if chosen["dims"] == 1 else 21), **chosen)
+    trained = [_open(run, **options) for run in runs or (None,)]
+    land = Landscape(trained, plan, grid)
+    lines = [f"weights   {run.path}" for run in trained]
+    lines.append(f"grid      {grid}, {land.finished:,} of {land.total:,} points were there")
+    land.compute(counter("point"))
+    names = [run.title for run in trained]
+    numbers = {"axis": plan.axis.tolist(), "grid": str(grid), "runs": []}
+    for run, found in zip(trained, land.grids, strict=True):
+        rows = {"loss": found.loss.tolist(), "accuracy": found.accuracy.tolist()}
+        numbers["runs"].append({"checkpoint": str(run.path), **rows})
+    return Drawn(draw_landscape(theme, plan, land.grids, names), numbers, lines)
 
 
 def _look(

@@ -15,7 +15,14 @@ from minires.nn.layers import (
     Sequential,
     Upsample,
 )
-from minires.nn.module import Buffer, Module, Parameter, convolution_weights, observe
+from minires.nn.module import (
+    Buffer,
+    Module,
+    Parameter,
+    convolution_weights,
+    observe,
+    observe_gradients,
+)
 from minires.nn.residual import BasicBlock, Bottleneck, ConvBNReLU, Projection, ShortcutA
 
 __all__ = [
@@ -42,4 +49,5 @@ __all__ = [
     "Upsample",
     "convolution_weights",
     "observe",
+    "observe_gradients",
 ]

@@ -260,6 +260,34 @@ def observe(
             module._observer = None
 
 
+@contextmanager
+def observe_gradients(
+    model: Module, callback: Callable[[str, Module, Array], None]
+) -> Iterator[None]:
+    """Call `callback(name, module, grad_output)` before each layer's backward pass in the context.
+
+    It works for layers that run one by one, as those under `observe` do.
+    """
+    layers = [(n, m) for n, m in model.named_modules() if not list(m.named_children())]
+
+    def around(name: str, module: Module) -> Callable[[Array], Array]:
+        backward = module.backward
+
+        def run(grad_output: Array) -> Array:
+            callback(name, module, grad_output)
+            return backward(grad_output)
+
+        return run
+
+    for name, module in layers:
+        module.backward = around(name, module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for _, module in layers:
+            del module.backward
+
+
 def _assign(target: Array, values: Any) -> None:
     host = np.asarray(to_host(values)).astype(target.dtype)
     target[...] = array_module(target).asarray(host)

@@ -26,6 +26,10 @@ KINDS = {
     "filters": HERE,
     "features": HERE,
     "gradcam": HERE,
+    "schedule": [],
+    "augment": [],
+    "statistics": [*HERE, "--images", "16"],
+    "landscape": [*HERE, "--dims", "2", "--points", "3", "--images", "10"],
 }
 """Each kind with the options that make it quick."""
 
@@ -137,3 +141,56 @@ def test_a_log_without_steps_is_one_line(capsys, tmp_path):
     (tmp_path / "new" / "config.toml").write_text("")
     code, _, err = call(capsys, "plot", "curves", "new")
     assert code == 4 and "no step has been logged yet" in err
+
+
+def test_gradcam_asks_about_a_class_at_a_layer_of_files_too(capsys, run):
+    Image.new("RGB", (40, 30), "red").save("red.png")
+    args = ["--image", "5", "--image", "red.png", "--class", "star", "--layer", "layer2"]
+    code, out, _ = call(capsys, "plot", "gradcam", run, *HERE, *args, "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["layer"] == "layer2.0" and result["classes"] == ["star", "star"]
+    assert result["images"][1] == "red.png"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["gradcam", "RUN", "--layer", "layer7"], 2, "--layer layer7"),
+        (["gradcam", "RUN", "--class", "stra"], 2, "did you mean 'star'"),
+        (["features", "RUN", "--image", "120"], 2, "images 0 to 119"),
+        (["features", "RUN", "--image", "no.png"], 3, "--image no.png: no such file"),
+        (["augment", "RUN", "--image", "-1"], 2, "--image -1"),
+        (["schedule", "--schedule", "cosin"], 2, "--schedule"),
+        (["landscape", "RUN", "--grid", "no/grid.npz"], 2, "--grid no/grid.npz"),
+    ],
+)
+def test_a_mistake_of_one_kind_is_one_line(capsys, run, args, code, words):
+    got, out, err = call(capsys, "plot", *[run if a == "RUN" else a for a in args])
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1 and words in err
+
+
+def test_schedules_without_a_run(capsys):
+    code, out, _ = call(capsys, "plot", "schedule", "--json")
+    assert code == 0 and list(json.loads(out)["schedules"])[:2] == ["constant", "step"]
+    code, out, _ = call(capsys, "plot", "schedule", "--schedule", "cosine", "--lr", "3", "--json")
+    ((name, (_, rates)),) = json.loads(out)["schedules"].items()
+    assert name == "cosine" and max(rates) == 3
+
+
+def test_augment_without_a_run_shows_every_kind(capsys):
+    code, out, _ = call(capsys, "plot", "augment", "--dataset", "shapes", "--json")
+    assert code == 0 and len(json.loads(out)["kinds"]) == 5
+    code, out, _ = call(capsys, "plot", "augment", "--dataset", "shapes", "--cutout", "9", "--json")
+    assert code == 0 and json.loads(out)["kinds"] == ["in training"]
+
+
+def test_landscape_goes_on_from_its_grid(capsys, run):
+    args = ["landscape", run, run, *HERE, "--points", "5", "--images", "10"]
+    code, out, _ = call(capsys, "plot", *args)
+    assert code == 0 and "landscape.npz, 0 of 10 points were there" in out
+    code, out, _ = call(capsys, "plot", *args, "--theme", "dark")
+    assert code == 0 and "10 of 10 points were there" in out
+    code, out, err = call(capsys, "plot", *args, "--seed", "1")
+    assert (code, out) == (2, "") and "another landscape (other seed)" in err
