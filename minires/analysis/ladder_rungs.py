@@ -174,6 +174,7 @@ def kernel_winograd(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     h, w, n, _ = x.shape
     k = weight.shape[3]
     convolution = Winograd(logical(x), weight.transpose(3, 2, 0, 1), 1, 1)
+    convolution.begin_forward()
     y = pool.take((h, w, n, k))
     parts = shards(n)
 

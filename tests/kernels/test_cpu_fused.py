@@ -173,6 +173,8 @@ def chunks(request, monkeypatch):
             convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
         )
         monkeypatch.setattr(whole, "_sizes", lambda *_: (2, 3))  # images, rows of one product
+        monkeypatch.setattr(convolution, "_TURNED_CHANNELS", 16)
+        monkeypatch.setattr(convolution, "_SHARED_FILTERS", 0)
 
 
 @pytest.mark.parametrize("shape", CASES, ids=str)

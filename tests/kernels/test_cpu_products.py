@@ -27,6 +27,20 @@ def test_products_of_few_rows_at_a_time(small, rows, turned, monkeypatch):
     np.testing.assert_array_equal(out[:, rows * 3 :], 7)
 
 
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("channels", [(2, 3), (7, 4), (2, 7)])
+def test_transforms_of_some_values_at_a_time(small, channels, monkeypatch):
+    monkeypatch.setattr(products, "has_small_products", lambda: small)
+    monkeypatch.setattr(products, "_COLUMNS", 7)
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((5, 3)).astype(np.float32)
+    taps = rng.standard_normal((3, *channels)).astype(np.float32)
+    out = np.empty((5, *channels), np.float32)
+    products.transform(matrix, taps, out)
+    expected = np.einsum("pq,qck->pck", matrix.astype(np.float64), taps)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_groups_are_nearly_equal_and_leave_nobody_out():
     assert groups(slice(3, 10), 3) == [slice(3, 5), slice(5, 7), slice(7, 10)]
     assert groups(slice(3, 10), 7) == groups(slice(3, 10), 9) == [slice(3, 10)]

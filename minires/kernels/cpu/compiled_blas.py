@@ -88,21 +88,24 @@ def multiply(sgemm, v, filters, m, targets, rows, at_once):
 
 @compiled
 def multiply_back(sgemm, m, filters, turned, v, targets, rows, at_once):
-    """v[p] = m[targets[p]] U[p]^T for all p.
+    """v[p] = m[targets[p]] U[p]^T for all p, where filters holds U^T (P, K, C) if `turned`, else U.
 
-    turned (P, K, C) holds U^T, or is empty; then the filters are read the other way round.
+    Only with U^T are the products cut up: the small ones are slow the other way round.
     """
     c, k = filters.shape[1], filters.shape[2]
+    if turned:
+        c, k = k, c
+    else:
+        at_once = rows
     for p in range(filters.shape[0]):
-        if turned.size == 0:
-            _sgemm(
-                sgemm, False, True, rows, c, k, m[targets[p]], k, filters[p], k, _ZERO, v[p], c
-            )  # fmt: skip
-            continue
         for row in range(0, rows, at_once):
             some = min(at_once, rows - row)
             left, result = m[targets[p], row * k :], v[p, row * c :]
-            _sgemm(sgemm, False, False, some, c, k, left, k, turned[p], c, _ZERO, result, c)
+            length = c if turned else k
+            _sgemm(
+                sgemm, False, not turned, some, c, k,
+                left, k, filters[p], length, _ZERO, result, c,
+            )  # fmt: skip
 
 
 @compiled

@@ -108,15 +108,15 @@ def evaluate(
 
 @compiled
 def differentiate(
-    sgemm, x, stride, targets, filters, first, last, block, at_once, v, m, chunk, grad, y,
-    coefficients, scale, shift, grad_filters, grad_x, turned,
+    sgemm, x, stride, targets, first, last, block, at_once, v, m, chunk, grad, y,
+    coefficients, scale, shift, grad_filters, grad_x, filters, turned,
 ):  # fmt: skip
     """The gradients of the filters, summed over the thread's images, and of the padded input.
 
     grad_y = a g + b y + c, as `input_gradient`, into `chunk`. grad_x is empty if nobody needs it.
-    `turned` is U^T in memory if BLAS is faster with it, else it is empty.
+    `filters` are (P, C, K), or (P, K, C) if `turned`, where BLAS is faster with that.
     """
-    c, k, width = filters.shape[1], filters.shape[2], chunk.shape[1]
+    c, k, width = grad_filters.shape[1], grad_filters.shape[2], chunk.shape[1]
     for start in range(first, last, block):
         images = min(block, last - start)
         lo, hi, length = start * c, (start + images) * c, images * k

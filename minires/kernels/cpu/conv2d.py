@@ -24,6 +24,7 @@ def conv2d_forward(
     h, w = conv.output_size
     y = pool.take((h, w, n, k))
     flat, parts = y.reshape(h, w, n * k), shards(n)
+    conv.begin_forward()
 
     def work(thread: int) -> None:
         for images in conv.blocks(parts[thread]):

@@ -14,13 +14,15 @@ import numpy as np
 from minires.backend import Array, options
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
-from minires.kernels.cpu.products import fast_rows, multiply
-from minires.kernels.cpu.threads import copy_rows, groups
+from minires.kernels.cpu.products import fast_rows, multiply, transform
+from minires.kernels.cpu.threads import copy_rows, groups, parallel, shards
 from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
 _COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
+_SHARED_FILTERS = 1_000_000  # more values than this are made by all threads
+_TURNED_CHANNELS = 256  # up to so many input channels BLAS is slow with transposed filters
 _FILTER_CHANNELS = 64  # so many
 _SUM_ROWS = 576  # rows of im2col's weight gradient that are added up at once
 
@@ -74,7 +76,6 @@ class Winograd:
         self.output_size = (self.h // self.stride, self.w // self.stride)
         self.x = padded_input(x, 1)
         self.taps = weight_matrix(weight)
-        self._transform_filters()
 
     def blocks(self, images: slice, backward: bool = False) -> list[slice]:
         """A thread's images in the groups that are worked on together.
@@ -90,10 +91,21 @@ class Winograd:
         rows = max(rows, self.c, self.k) if backward else min(rows, fast)
         return groups(images, max(1, rows // (self.w // TILE)))
 
-    def _transform_filters(self) -> None:
-        count = len(self.transform)
-        self.filters = pool.take((count, self.c, self.k))
-        np.matmul(self.transform, self.taps.reshape(9, -1), out=self.filters.reshape(count, -1))
+    def begin_forward(self) -> None:
+        """Transform the filters; called once, before the threads start."""
+        self.filters = self._transformed(self.taps)
+
+    def _transformed(self, taps: np.ndarray) -> np.ndarray:
+        """Filters (P, C, K) of taps (9, C, K), or (P, K, C) of (9, K, C)."""
+        filters = pool.take((len(self.transform), *taps.shape[1:]))
+        bounds = shards(len(filters)) if filters.size > _SHARED_FILTERS else [slice(None)]
+
+        def work(thread: int) -> None:
+            part = bounds[thread]
+            transform(self.transform[part], taps, filters[part])
+
+        parallel(work, len(bounds))
+        return filters
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -153,12 +165,14 @@ class Winograd:
         self._begin_products(threads)
 
     def _begin_products(self, threads: int) -> None:
-        self.totals = [pool.take(self.filters.shape) for _ in range(threads)]
-        self.turned = self.filters.transpose(0, 2, 1)
-        if self.grad_x is not None and self.c <= 128:  # BLAS is slow with small transposed matrices
-            turned = pool.take(self.turned.shape)
-            np.copyto(turned, self.turned)
-            self.turned = turned
+        shape = (len(self.transform), self.c, self.k)
+        self.totals = [pool.take(shape) for _ in range(threads)]
+        if self.grad_x is None:
+            return
+        if self.c <= _TURNED_CHANNELS:
+            self.turned = self._transformed(np.ascontiguousarray(self.taps.transpose(0, 2, 1)))
+        else:
+            self.turned = self._transformed(self.taps).transpose(0, 2, 1)
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
@@ -194,7 +208,7 @@ class Winograd:
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
         total, share = self.totals[thread], self.partial[thread]
-        np.matmul(self.adjoint, total.reshape(len(total), -1), out=share.reshape(9, -1))
+        transform(self.adjoint, total, share)
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
@@ -215,7 +229,7 @@ class WinogradByChannels(Winograd):
     backward for input channels, so that each product is finished at once.
     """
 
-    def _transform_filters(self) -> None:
+    def begin_forward(self) -> None:
         """Nothing: see `_some_filters`."""
 
     def _begin_products(self, threads: int) -> None:
@@ -226,7 +240,7 @@ class WinogradByChannels(Winograd):
         some = ws.get("taps", taps.shape)
         np.copyto(some, taps)
         filters = ws.get("U", (36, *taps.shape[1:]))
-        np.matmul(FILTER_TRANSFORM, some.reshape(9, -1), out=filters.reshape(36, -1))
+        transform(FILTER_TRANSFORM, some, filters)
         return filters
 
     def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
@@ -241,7 +255,7 @@ class WinogradByChannels(Winograd):
             grad_filters = ws.get("U", (36, *shape[1:]))
             np.matmul(v[:, :, part].transpose(0, 2, 1), m, out=grad_filters)
             share = ws.get("taps", shape)
-            np.matmul(FILTER_ADJOINT, grad_filters.reshape(36, -1), out=share.reshape(9, -1))
+            transform(FILTER_ADJOINT, grad_filters, share)
             total = self.partial[thread][:, part]
             if not self.begun[thread]:
                 np.copyto(total, share)
@@ -283,6 +297,9 @@ class Direct:
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
         """Whether this strategy can take the convolution: any square kernel."""
         return weight.shape[2] == weight.shape[3]
+
+    def begin_forward(self) -> None:
+        """Nothing: the weights are used as they are."""
 
     def _columns(self, row: int, rows: int, images: slice, ws: Workspace) -> np.ndarray:
         """The windows of `rows` output rows, in the scratch where Winograd has its planes."""

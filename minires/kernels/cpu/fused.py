@@ -144,6 +144,7 @@ class _Forward:
         """y (H, W, N, K) = conv(x); its mean and biased variance per channel, float64."""
         flat = y.reshape(self.h, self.w, -1)
         moments = [np.zeros((3, self.k)) for _ in self.parts]
+        self.conv.begin_forward()
 
         def work(thread: int) -> None:
             ws = workspace(thread)
@@ -177,6 +178,7 @@ class _Forward:
 
     def convolve_and_finish(self) -> None:
         """out = relu(conv(x) + shortcut), chunk by chunk, where conv has batch norm inside."""
+        self.conv.begin_forward()
 
         def work(thread: int) -> None:
             ws, share = workspace(thread), self.parts[thread]

@@ -15,6 +15,7 @@ import numpy as np
 import threadpoolctl
 
 _SMALL = 1_000_000  # multiplications
+_COLUMNS = 1024  # of a product with one of Winograd's matrices
 _FEWEST_ROWS = 12  # with fewer, each product reads too much of the second factor for what it does
 _DIRECT = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # architectures with the second way
 
@@ -53,3 +54,14 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     )
     if even < count:
         np.matmul(a[:, even:], b, out=out[:, even:])
+
+
+def transform(matrix: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
+    """out (P, ...) = matrix (P, Q) @ a (Q, ...), some values at a time if that is faster."""
+    a, out = a.reshape(len(a), -1), out.reshape(len(out), -1)
+    pieces, rest = divmod(a.shape[1], _COLUMNS)
+    if rest or pieces < 2 or not has_small_products():
+        np.matmul(matrix, a, out=out)
+    else:
+        a, out = (v.reshape(len(v), pieces, _COLUMNS).transpose(1, 0, 2) for v in (a, out))
+        np.matmul(matrix, a, out=out)

@@ -29,7 +29,7 @@ def convolve(conv, images: slice, y: np.ndarray, moments: np.ndarray, ws) -> boo
     block, at_once = _sizes(conv, conv.c, conv.k)
     v, m = _planes(conv, block, ws)
     where = images.start, images.stop, block, at_once
-    units.convolve(loops.sgemm_address(), *_geometry(conv), *where, v, m, y, moments)
+    units.convolve(loops.sgemm_address(), *_geometry(conv), conv.filters, *where, v, m, y, moments)
     return True
 
 
@@ -44,8 +44,8 @@ def evaluate(conv, images: slice, out: Region, shortcut: Region | None, relu: bo
     where = images.start, images.stop, block, at_once
     extra = out if shortcut is None else shortcut
     units.evaluate(
-        loops.sgemm_address(), *_geometry(conv), conv.bias, *where, v, m, y, out, extra,
-        shortcut is not None, relu,
+        loops.sgemm_address(), *_geometry(conv), conv.filters, conv.bias, *where, v, m, y,
+        out, extra, shortcut is not None, relu,
     )  # fmt: skip
     return True
 
@@ -60,11 +60,13 @@ def differentiate(
     block, at_once = _sizes(conv, conv.k, conv.c, conv.totals[thread].nbytes)
     v, m = _planes(conv, block, ws)
     chunk = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
-    need, turned = conv.grad_x is not None, conv.turned.flags.c_contiguous
+    grad_x, filters, turned = _NOTHING, _NOTHING, True
+    if conv.grad_x is not None:
+        grad_x, filters, turned = conv.grad_x, conv.turned, conv.turned.flags.c_contiguous
     units.differentiate(
         loops.sgemm_address(), *_geometry(conv), images.start, images.stop, block, at_once,
         v, m, chunk, grad, y, coefficients, scale, shift, conv.totals[thread],
-        conv.grad_x if need else _NOTHING, conv.turned if turned else _NOTHING,
+        grad_x, filters if turned else filters.transpose(0, 2, 1), turned,
     )  # fmt: skip
     return True
 
@@ -75,7 +77,7 @@ def _units(conv):
 
 
 def _geometry(conv):
-    return conv.x, conv.stride, conv.targets, conv.filters
+    return conv.x, conv.stride, conv.targets
 
 
 def _sizes(conv, inner: int, columns: int, at_least: int = 0) -> tuple[int, int]:
