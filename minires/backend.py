@@ -253,7 +253,12 @@ def activation_dtype(device: Device) -> np.dtype:
     """The type of a batch on `device`: float32, or what the precision makes of it on a GPU."""
     if device.kind == "cpu":
         return np.dtype(np.float32)
-    return _cuda("precision").current.dtype
+    return cuda_module("precision").current.dtype
+
+
+def cuda_module(name: str) -> Any:
+    """A module of the GPU's kernels: they are loaded by name, where a GPU is used."""
+    return importlib.import_module(f"minires.kernels.cuda.{name}")
 
 
 def weight_layout(device: Device) -> tuple[int, int, int, int]:
@@ -291,13 +296,9 @@ def select_device(
             raise
     options.precision = precision
     if device.kind == "gpu":
-        _cuda("precision").set_precision(precision)
+        importlib.import_module("cupy").cuda.Device(device.index).use()
+        cuda_module("precision").set_precision(precision)
     return device
-
-
-def _cuda(name: str) -> Any:
-    """A module of the GPU's kernels, which are loaded by name and only where there is one."""
-    return importlib.import_module(f"minires.kernels.cuda.{name}")
 
 
 def _check_precision(precision: str, name: str, device: Device) -> None:

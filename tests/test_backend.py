@@ -131,6 +131,9 @@ def fake_cupy(fresh, count=1, error=None, total=6):
         def __exit__(self, *_):
             return False
 
+        def use(self):
+            return self
+
         def synchronize(self):
             if error is not None:
                 raise error

@@ -17,7 +17,7 @@ from minires.training.config import FIELDS, resolve
 UNUSED = {
     *("lr", "epochs", "patience", "schedule", "warmup", "milestones", "gamma", "ema", "tta"),
     *("cycle_momentum", "cycle_shape", "cycles", "cycle_growth", "plateau_patience"),
-    *("save_every", "log_every", "eval_batch_size", "max_parameters"),
+    *("save_every", "log_every", "eval_batch_size", "max_parameters", "graph"),
 }
 """Fields of a training that a few steps with their own rates have no use for."""
 

@@ -40,7 +40,7 @@ GROUPS = {
         *("clip_norm", "clip_value", "ema", "label_smoothing"),
     ),
     "Machine and output": (
-        *("seed", "device", "precision", "threads", "conv"),
+        *("seed", "device", "precision", "graph", "threads", "conv"),
         *("save_every", "log_every", "eval_batch_size", "as_json"),
     ),
 }

@@ -68,6 +68,18 @@ def _loss_of(logits: Array, targets: Array) -> tuple[Array, CrossEntropyCache]:
 
 
 @operation
+def count_batch(logits: Array, labels: Array, loss: Array, totals: Array) -> None:
+    """totals[0] += N * loss, totals[1] += the number of images whose largest logit is the label's.
+
+    logits: (N, K); labels: (N,), or shares of the classes (N, K), of which the largest counts;
+    loss: 0-d, the mean; totals: float64 (2,), changed in place.
+    """
+    main = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    totals[0] += loss.astype(totals.dtype) * len(labels)
+    totals[1] += (logits.argmax(axis=1) == main).sum()
+
+
+@operation
 def cross_entropy_backward(cache: CrossEntropyCache) -> Array:
     """grad_logits (N, K) = (probabilities - targets) / N."""
     grad = (cache.probabilities - cache.targets) / cache.targets.shape[0]

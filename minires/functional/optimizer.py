@@ -194,6 +194,17 @@ def squared_norm(values: Array) -> Array:
 
 
 @operation
+def clip_factor(values: Array, squares: tuple[Array, ...], limit: float) -> tuple[Array, Array]:
+    """norm = sqrt(sum of `squares`) and factor = min(1, limit / (norm + 1e-6)): 0-d arrays.
+
+    squares: those of `squared_norm`; norm has their type, factor that of `values`.
+    """
+    xp = array_module(values)
+    norm = xp.sqrt(sum(squares))
+    return norm, xp.minimum(limit / (norm + 1e-6), 1.0).astype(values.dtype)
+
+
+@operation
 def scale_in_place(values: Array, factor: Array) -> None:
     """values <- factor * values: values (P,), factor a 0-d array of the same dtype."""
     values *= factor

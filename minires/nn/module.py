@@ -14,6 +14,7 @@ import numpy as np
 
 from minires.backend import Array, Device, array_module, to_device, to_host
 from minires.errors import BackwardError, CheckpointError
+from minires.functional.gradients import add_in_place, assign_in_place
 
 
 class Parameter:
@@ -46,9 +47,9 @@ class Parameter:
         if self.frozen:
             return
         if self._grad is None or not self._grad_is_zero:
-            self.grad[...] += grad
+            add_in_place(self.grad, grad)
         else:
-            self._grad[...] = grad
+            assign_in_place(self._grad, grad)
             self._grad_is_zero = False
 
     def zero_grad(self) -> None:

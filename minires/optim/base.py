@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minires.backend import Array, array_module, to_host
+from minires.backend import Array, Device, array_module, to_device, to_host
 from minires.errors import CheckpointError
 from minires.functional.optimizer import count_in_place
 from minires.optim.flat import FlatGroup
@@ -65,26 +65,34 @@ class Optimizer:
     ) -> None:
         """Update every parameter once from its gradient.
 
-        `lr` is the rate of this step; `momentum`, where given, replaces the optimizer's own in
-        this step (Adam's is beta1). `skip`: a 0-d array; if it is not 0, nothing changes.
+        `lr` is the rate of this step, or float32 (G,) on the device, the rate of each group;
+        `momentum`, where given, replaces the optimizer's own in this step (Adam's is beta1).
+        `skip`: a 0-d array; if it is not 0, nothing changes.
         """
         if isinstance(lr, float):  # a NumPy float64 is one too, and would promote float32 arrays
             lr = float(lr)
         self._count(skip)
         for index, group in enumerate(self.groups):
             factor = self.lr_factors[index]
-            rate = lr if factor == 1 else lr * factor
+            if getattr(lr, "ndim", 0) == 1:
+                rate = lr[index : index + 1].reshape(())
+            else:
+                rate = lr if factor == 1 else lr * factor
             slots, decay = self.group_slots[index], self.weight_decays[index]
             self.update_group(group.weights, group.gradients(), slots, rate, decay, momentum, skip)
 
+    def count_on_device(self, device: Device) -> None:
+        """Keep `steps` in the memory of `device`, where a graph, or a skipped step, counts it."""
+        if self.counts_steps and isinstance(self.steps, int):
+            self.steps = to_device(np.array(self.steps, np.int64), device)
+            self._never = to_device(np.zeros((), np.float32), device)
+
     def _count(self, skip: Array | None) -> None:
-        """Count this update in `steps`: on the device, if only that knows whether it is one."""
-        if skip is None:
-            self.steps += 1
-        elif self.counts_steps:
-            if isinstance(self.steps, int):
-                self.steps = array_module(skip).asarray(self.steps, np.int64)
-            count_in_place(self.steps, skip)
+        """Count this update in `steps`, unless it is left out."""
+        if not isinstance(self.steps, int):
+            count_in_place(self.steps, self._never if skip is None else skip)
+        elif self.counts_steps or skip is None:
+            self.steps += 1 if skip is None else int(skip == 0)
 
     def update_group(
         self,
@@ -118,7 +126,10 @@ class Optimizer:
         for name, view in views.items():
             view[...] = array_module(view).asarray(state[name], dtype=view.dtype)
         if self.counts_steps:
-            self.steps = int(state[STEPS])
+            if isinstance(self.steps, int):
+                self.steps = int(state[STEPS])
+            else:
+                self.steps[...] = int(state[STEPS])
 
     def _views(self) -> dict[str, Array]:
         """Every slot as a view in its parameter's logical shape, by its name in a file."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from minires.backend import Array, array_module
-from minires.functional.optimizer import clip_in_place, scale_in_place, squared_norm
+from minires.functional.optimizer import (
+    clip_factor,
+    clip_in_place,
+    scale_in_place,
+    squared_norm,
+)
 from minires.optim.base import Optimizer
 
 
@@ -26,8 +31,8 @@ def clip_by_norm(optimizer: Optimizer, limit: float) -> Array:
     Source: Pascanu et al. 2013, "On the difficulty of training recurrent neural networks",
     algorithm 1, in the form of torch.nn.utils.clip_grad_norm_.
     """
-    norm = gradient_norm(optimizer)
-    factor = array_module(norm).minimum(limit / (norm + 1e-6), 1.0)
-    for group in optimizer.groups:
-        scale_in_place(group.gradients(), factor.astype(group.dtype))
+    gradients = [group.gradients() for group in optimizer.groups]
+    norm, factor = clip_factor(gradients[0], tuple(map(squared_norm, gradients)), limit)
+    for values in gradients:
+        scale_in_place(values, factor.astype(values.dtype, copy=False))
     return norm

@@ -23,6 +23,7 @@ class LossScaler:
     """
 
     def __init__(self, device: Device, scale: float = INITIAL_SCALE) -> None:
+        self.device = device
         self.scale = to_device(np.array(scale, np.float32), device)
         self.found = to_device(np.zeros((), np.float32), device)
         self.good_steps = to_device(np.zeros((), np.int32), device)

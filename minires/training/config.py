@@ -196,6 +196,9 @@ class TrainConfig:
         "Type of the activations on a GPU: tf32, bf16 and fp16 use its tensor cores.",
         choices=PRECISIONS,
     )
+    graph: bool = _option(
+        True, "On a GPU, run the steps as one CUDA graph; the bits are the same.", same_result=True
+    )
     threads: int | None = _option(
         None, "CPU threads.", kind=int, low=1, same_result=True, shown="all cores"
     )

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minires.backend import Array, Device, to_host
+from minires.backend import Array, Device, cuda_module, to_device, to_host
 from minires.errors import DivergedError
 from minires.nn import CrossEntropyLoss, Module
 from minires.optim import LossScaler, Optimizer, WeightAverage
 from minires.optim.schedules import Plateau, PlateauState, Schedule
 from minires.training.evaluate import evaluate
+from minires.training.graph import GraphedStep
 from minires.training.interrupt import InterruptGuard
 from minires.training.step import TrainingStep
 
@@ -96,7 +97,8 @@ class Trainer:
     the step. `average` is kept up to date, validated instead of the weights, and saved as `best`;
     `scaler` scales the loss of a training in float16.
     `clip_norm` and `clip_value` of 0 clip nothing; `patience` of 0 never stops early; `tta`
-    validates on the mean of each image and its mirror.
+    validates on the mean of each image and its mirror. `graph` runs the steps on a GPU as a graph;
+    `say` is told in a line where that cannot be.
     """
 
     def __init__(
@@ -121,6 +123,8 @@ class Trainer:
         clip_value: float = 0.0,
         patience: int = 0,
         tta: bool = False,
+        graph: bool = False,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -151,8 +155,10 @@ class Trainer:
         self.steps_per_epoch = len(train_loader)
         self.total_steps = epochs * self.steps_per_epoch
         self.lr = self._rate(max(self.state.step - 1, 0))  # of the last step done
-        self._loss_sum: Array | float = self.state.loss_sum
-        self._correct: Array | int = self.state.correct
+        sums = np.array([self.state.loss_sum, self.state.correct], np.float64)
+        self._totals = to_device(sums, device)  # of this epoch so far
+        self.use_graph, self.say = graph, say
+        self.graphed: GraphedStep | None = None
         self._clock = self._train_clock = time.monotonic()
 
     # --- the loop ---------------------------------------------------------------------------
@@ -169,9 +175,7 @@ class Trainer:
             self.interrupt = interrupt
             try:
                 self._call("on_start")
-                while self.state.epoch < self.epochs and self.stop_reason is None:
-                    self._train_epoch()
-                    self._end_epoch()
+                self._fit()
             except _Stop:
                 self._call("on_interrupt")
                 where = f"stopped after step {self.state.step} of {self.total_steps}, saved"
@@ -179,6 +183,16 @@ class Trainer:
             finally:
                 for callback in self.callbacks:
                     callback.close()
+
+    def _fit(self) -> None:
+        """All epochs; on a GPU on a stream of its own, which a graph needs."""
+        on_gpu = self.device.kind == "gpu"
+        with cuda_module("runtime").current().own_stream() if on_gpu else nullcontext():
+            if on_gpu and self.use_graph:
+                self.graphed = GraphedStep(self.work, self.device, self._totals, self.say)
+            while self.state.epoch < self.epochs and self.stop_reason is None:
+                self._train_epoch()
+                self._end_epoch()
 
     def _train_epoch(self) -> None:
         """The steps of this epoch that are still to do."""
@@ -201,16 +215,15 @@ class Trainer:
         """One update from a batch x (B, 3, 32, 32), labels (B,)."""
         step = self.state.step
         self.lr = self._rate(step)
-        self.model.set_step(step)
-        loss, logits = self.work.forward_backward(x, labels)
-        if self.device.kind == "cpu" or step % GPU_CHECK_EVERY == 0:
-            self._check_loss(loss)
         momentum = None if self.momentum is None else self.momentum(step)
         decay = None if self.average is None else self.average.decay_after(step + 1)
-        self.work.update(self.lr, momentum, decay)
-        self._loss_sum = self._loss_sum + loss.astype(np.float64) * len(labels)
-        main = labels if labels.ndim == 1 else labels.argmax(axis=1)  # the dominant class of a mix
-        self._correct = self._correct + (logits.argmax(axis=1) == main).sum()
+        if self.graphed is not None and self.graphed.fits(x, labels):
+            self.graphed.run(x, labels, step, self.lr, momentum, decay)
+            return
+        self.model.set_step(step)
+        checked = self.device.kind == "cpu" or step % GPU_CHECK_EVERY == 0
+        self.work.check = self._check_loss if checked else None
+        self.work.run(x, labels, self.lr, momentum, decay, self._totals)
 
     def _end_epoch(self) -> None:
         """Validate, remember the best, move on to the next epoch, tell the callbacks."""
@@ -263,7 +276,7 @@ class Trainer:
         state.batch = state.correct = state.seen = 0
         state.logged_correct = state.logged_seen = 0
         state.loss_sum = state.logged_loss_sum = 0.0
-        self._loss_sum, self._correct = 0.0, 0
+        self._totals[...] = 0
 
     # --- what callbacks ask -----------------------------------------------------------------
 
@@ -305,8 +318,9 @@ class Trainer:
 
         `DivergedError` if the sum is not finite: so a GPU's NaN shows at the next line of the log.
         """
-        self.state.loss_sum = float(self._loss_sum)
-        self.state.correct = int(self._correct)
+        loss_sum, correct = to_host(self._totals)
+        self.state.loss_sum = float(loss_sum)
+        self.state.correct = int(correct)
         if not math.isfinite(self.state.loss_sum):
             what = f"the loss became {self.state.loss_sum} at or before step {self.state.step}"
             raise DivergedError(self._diverged(what))

@@ -287,6 +287,8 @@ class _Training:
             plateau=plateau_of(config),
             average=self.average,
             scaler=self.scaler,
+            graph=config.graph,
+            say=self.say,
             clip_norm=config.clip_norm,
             clip_value=config.clip_value,
             patience=config.patience,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from minires.backend import CPU, Device
 from minires.errors import DivergedError, Interrupted
+from minires.kernels.cuda import runtime
 from minires.models import build
 from minires.nn import CrossEntropyLoss, Module
 from minires.optim import SGD
@@ -172,7 +176,8 @@ def test_a_gpu_is_asked_for_its_losses_late_but_before_anything_is_kept():
     trainer.device = Device("gpu")
     reached = Recorder()
     trainer.callbacks = [reached]
-    with pytest.raises(DivergedError, match="at or before step 3"):
+    stream = SimpleNamespace(own_stream=nullcontext)
+    with runtime.use(stream), pytest.raises(DivergedError, match="at or before step 3"):
         trainer.fit()
     assert ("step", 3) in reached.events  # the NaN of step 2 was not waited for
     with pytest.raises(DivergedError):

@@ -16,6 +16,7 @@ from minires.kernels.cuda import (
     scaling,
     shapes,
     simple,
+    step,
     weights,
 )
 from minires.kernels.cuda.precision import set_precision
@@ -31,5 +32,6 @@ __all__ = [
     "set_precision",
     "shapes",
     "simple",
+    "step",
     "weights",
 ]

@@ -9,6 +9,7 @@ from minires.functional.conv import Conv2dCache
 from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.implicit import Implicit
+from minires.kernels.cuda.step import add_bias, column_sums
 
 
 def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Implicit | None:
@@ -30,7 +31,7 @@ def conv2d_forward(
         return NotImplemented
     y, _ = conv.forward(to_nhwc(x), weight)
     if bias is not None:
-        y += bias.astype(y.dtype)
+        add_bias(y, bias)
     return logical(y), Conv2dCache(x, weight, bias is not None, stride, padding)
 
 
@@ -46,6 +47,6 @@ def conv2d_backward(
     grad = to_nhwc(grad_output)
     grad_bias = None
     if has_bias:
-        grad_bias = grad.reshape(-1, grad.shape[3]).sum(axis=0, dtype=np.float32)
+        grad_bias = column_sums(grad.reshape(-1, grad.shape[3]))
     grad_x = logical(conv.input_gradient(grad, weight)) if need_grad_x else None
     return grad_x, conv.weight_gradient(to_nhwc(x), grad), grad_bias

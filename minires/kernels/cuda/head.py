@@ -9,9 +9,10 @@ from minires.functional.linear import LinearCache
 from minires.functional.loss import CrossEntropyCache
 from minires.functional.random import AUGMENT, random_bits
 from minires.kernels.cuda import precision
-from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, logical
+from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, logical, to_nhwc
 from minires.kernels.cuda.instantiations import TYPES
 from minires.kernels.cuda.runtime import empty, launch, product
+from minires.kernels.cuda.step import add_bias, column_sums
 
 MAX_CHANNELS = 8
 """As in images.cu."""
@@ -48,9 +49,7 @@ def draw_augmentation(seed: int, epoch: int, indices: Array, padding: int, flip:
 
 def _widened(array: Array) -> Array:
     """A matrix in float32 and in row order."""
-    if array.dtype != np.float32:
-        array = array.astype(np.float32)
-    return array if array.flags.c_contiguous else array.copy(order="C")
+    return to_nhwc(array[:, :, None, None], np.float32).reshape(array.shape)
 
 
 @kernel("linear_forward", "gpu")
@@ -61,7 +60,7 @@ def linear_forward(x, weight, bias=None):
     y = empty((x.shape[0], weight.shape[0]), np.float32)
     product(_widened(x), _widened(weight), y, b_t=True)
     if bias is not None:
-        y += bias
+        add_bias(y, bias)
     return y, LinearCache(x, weight, bias is not None)
 
 
@@ -75,7 +74,7 @@ def linear_backward(grad_output: Array, cache: LinearCache):
     grad_x, grad_weight = empty(x.shape, np.float32), empty(weight.shape, np.float32)
     product(grad, _widened(weight), grad_x)
     product(grad, _widened(x), grad_weight, a_t=True)
-    return grad_x, grad_weight, grad.sum(axis=0) if has_bias else None
+    return grad_x, grad_weight, column_sums(grad) if has_bias else None
 
 
 def _cross_entropy(logits: Array, labels: Array | None, shares: Array | None, smoothing: float):

@@ -116,5 +116,11 @@ INSTANTIATIONS: dict[str, list[str]] = {
     ],
     "resizing": _types("upsample_forward", "upsample_backward"),
     "scaling": ["unscale", "update_scale", "count_update"],
+    "step": [
+        "copy_values",
+        "clip_factor",
+        "set_numbers",
+        *_types("add_bias", "column_sums", "count_batch"),
+    ],
     "weights": [f"copy_weights<{dtype}>" for dtype in HALF_TYPES],
 }

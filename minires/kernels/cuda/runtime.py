@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,6 @@ Grid = tuple[int, ...]
 
 _OPT_IN = 32 * 1024
 """From so many bytes on, a kernel's dynamic shared memory is asked for before the launch."""
-
-_CUDA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType
-_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77  # cublasComputeType
 
 
 class CupyRuntime:
@@ -52,37 +49,40 @@ class CupyRuntime:
     def product(
         self, a: Array, b: Array, out: Array, a_t: bool, b_t: bool, add: bool, tf32: bool
     ) -> None:
-        """out = op(a) op(b) (+ out), row-major matrices; float32 sums whatever the types.
+        """out = op(a) op(b) (+ out), row-major matrices; float32 sums whatever the types."""
+        from minires.kernels.cuda.cublas import on_device
 
-        cuBLAS counts columns first, so it is asked for the transposed product.
-        """
+        on_device(_cupy().cuda.Device().id).product(a, b, out, a_t, b_t, add, tf32)
+
+    # --- graphs -----------------------------------------------------------------------------
+
+    @contextmanager
+    def own_stream(self) -> Iterator[None]:
+        """Work on a stream of our own, as capturing needs, and wait for it at the end."""
         cupy = _cupy()
-        cublas = cupy.cuda.cublas
-        m, n = out.shape
-        k = a.shape[0] if a_t else a.shape[1]
-        one, beta = np.ones(1, np.float32), np.full(1, float(add), np.float32)
-        fast = tf32 and a.dtype == np.float32
-        cublas.gemmEx(
-            cupy.cuda.Device().cublas_handle,
-            int(b_t),
-            int(a_t),
-            n,
-            m,
-            k,
-            one.ctypes.data,
-            b.data.ptr,
-            _CUDA_TYPES[b.dtype.name],
-            b.shape[1],
-            a.data.ptr,
-            _CUDA_TYPES[a.dtype.name],
-            a.shape[1],
-            beta.ctypes.data,
-            out.data.ptr,
-            _CUDA_TYPES[out.dtype.name],
-            n,
-            _COMPUTE_32F_FAST_TF32 if fast else _COMPUTE_32F,
-            -1,
-        )
+        cupy.cuda.Device().synchronize()  # what was begun on the default stream is done
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            try:
+                yield
+            finally:
+                stream.synchronize()
+
+    def new_memory(self) -> Any:
+        """A memory pool that nobody else takes from."""
+        return _cupy().cuda.MemoryPool()
+
+    def memory(self, pool: Any) -> AbstractContextManager:
+        """Take new arrays from `pool` while the context lasts."""
+        return _cupy().cuda.using_allocator(pool.malloc)
+
+    def begin_capture(self) -> None:
+        """From now on launches on the current stream are noted, not run."""
+        _cupy().cuda.get_current_stream().begin_capture()
+
+    def end_capture(self) -> Any:
+        """What was noted, as a graph whose `launch()` runs it on the current stream."""
+        return _cupy().cuda.get_current_stream().end_capture()
 
 
 def _cupy() -> Any:
@@ -112,6 +112,11 @@ def _function(source: str, name: str, device: int, shared: int) -> Any:
 
 
 _current: Any = CupyRuntime()
+
+
+def current() -> Any:
+    """The runtime that the launchers work on."""
+    return _current
 
 
 @contextmanager

@@ -91,6 +91,10 @@ class TwinRuntime:
 
     def launch(self, source, name, grid, block, arguments, shared):
         self.launches.append((source, name))
+        self.prepare(source, name, grid, block, arguments, shared)()
+
+    def prepare(self, source, name, grid, block, arguments, shared):
+        """The launch as a function of no arguments; of arrays it keeps the address alone."""
         index = INSTANTIATIONS[source].index(name)
         values = [
             ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else a.tobytes()
@@ -104,9 +108,14 @@ class TwinRuntime:
         held = [v if isinstance(v, ctypes.c_void_p) else ctypes.create_string_buffer(v, len(v))
                 for v in values]
         pointers = (ctypes.c_void_p * len(held))(*[ctypes.addressof(v) for v in held])
-        result = lib.run(index, _dimensions(grid), _dimensions(block), ctypes.c_size_t(shared),
-                         pointers, len(held))
-        assert result == -1, f"{name} takes {result} arguments, got {len(held)}"
+        where = _dimensions(grid), _dimensions(block), ctypes.c_size_t(shared)
+
+        def run():
+            assert held  # what the pointers point to
+            result = lib.run(index, *where, pointers, len(held))
+            assert result == -1, f"{name} takes {result} arguments, got {len(held)}"
+
+        return run
 
     def product(self, a, b, out, a_t, b_t, add, tf32):
         left, right = a.astype(np.float32), b.astype(np.float32)

@@ -1,0 +1,118 @@
+"""What stands between the large operations of a training step: see step.cu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minires.backend import Array, kernel
+from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for, cuda_type, logical, to_nhwc
+from minires.kernels.cuda.instantiations import TYPES
+from minires.kernels.cuda.runtime import empty, launch
+
+COLUMNS, ROWS = 32, 8
+"""Threads of a block that adds up columns, as in step.cu."""
+
+SLAB = 512
+"""About how many rows such a block takes."""
+
+NUMBERS = 8
+"""How many numbers `set_numbers` takes at most."""
+
+
+def _blocks(size: int) -> tuple[int]:
+    return (min(blocks_for(size)[0], BLOCKS),)
+
+
+def _flat(array: Array) -> Array | None:
+    """The values of a dense array as a 1-D view in memory order; None if there are gaps."""
+    order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    view = array.transpose(order)
+    return view.reshape(-1) if view.flags.c_contiguous else None
+
+
+def _same_order(a: Array, b: Array) -> bool:
+    """Whether values of the same place lie at the same distance from the start."""
+    steps = [
+        [stride for stride, size in zip(x.strides, x.shape, strict=True) if size > 1]
+        for x in (a, b)
+    ]
+    return steps[0] == steps[1]
+
+
+def _change(target: Array, values: Array, add: bool) -> None:
+    if target.shape != values.shape or {target.dtype, values.dtype} != {np.dtype(np.float32)}:
+        return NotImplemented
+    if target.ndim == 4 and _flat(values) is None:
+        values = logical(to_nhwc(values))
+    flat = _flat(target), _flat(values)
+    gaps = any(array is None for array in flat)
+    if gaps or not target.size or not _same_order(target, values):
+        return NotImplemented
+    launch("step", "copy_values", _blocks(target.size), (THREADS,), *flat, np.int64(target.size),
+           add)
+    return None
+
+
+@kernel("assign_in_place", "gpu")
+def assign_in_place(target: Array, values: Array) -> None:
+    """`functional.gradients.assign_in_place`."""
+    return _change(target, values, add=False)
+
+
+@kernel("add_in_place", "gpu")
+def add_in_place(target: Array, values: Array) -> None:
+    """`functional.gradients.add_in_place`."""
+    return _change(target, values, add=True)
+
+
+def add_bias(y: Array, bias: Array) -> None:
+    """y (..., K) <- y + bias (K,), in place; y in row order, bias float32."""
+    launch("step", f"add_bias<{cuda_type(y)}>", _blocks(y.size), (THREADS,), y, bias,
+           np.int64(y.size), y.shape[-1])
+
+
+def column_sums(x: Array) -> Array:
+    """The sums of the columns of x (rows, K), float32 (K,), in a fixed order."""
+    rows, k = x.shape
+    while True:
+        slabs = max(1, rows // SLAB)
+        slab = -(-rows // slabs)
+        slabs = -(-rows // slab)
+        sums = empty((slabs, k), np.float32)
+        launch("step", f"column_sums<{cuda_type(x)}>", (-(-k // COLUMNS), slabs), (COLUMNS, ROWS),
+               x, sums, rows, k, slab)
+        if slabs == 1:
+            return sums[0]
+        x, rows = sums, slabs
+
+
+@kernel("count_batch", "gpu")
+def count_batch(logits: Array, labels: Array, loss: Array, totals: Array) -> None:
+    """`functional.loss.count_batch`."""
+    hard = labels.ndim == 1
+    fits = logits.dtype.name in TYPES and labels.dtype == (np.int64 if hard else np.float32)
+    if not fits or not (logits.flags.c_contiguous and labels.flags.c_contiguous):
+        return NotImplemented
+    launch("step", f"count_batch<{cuda_type(logits)}>", (1,), (1024,), logits,
+           labels if hard else None, None if hard else labels, loss, totals, *logits.shape)
+    return None
+
+
+@kernel("clip_factor", "gpu")
+def clip_factor(values: Array, squares: tuple[Array, ...], limit: float) -> tuple[Array, Array]:
+    """`functional.optimizer.clip_factor`, for at most four groups."""
+    if len(squares) > 4 or any(s.dtype != np.float64 for s in squares):
+        return NotImplemented
+    norm, factor = empty((), np.float64), empty((), np.float32)
+    more = [None] * (4 - len(squares))
+    launch("step", "clip_factor", (1,), (1,), *squares, *more, float(limit), norm, factor)
+    return norm, factor
+
+
+def set_numbers(values: Array, counter: Array, numbers: Sequence[float], count: int) -> None:
+    """values (n,) float32 <- numbers, counter () int64 <- count: by one launch, nothing waits."""
+    given = [float(number) for number in numbers] + [0.0] * (NUMBERS - len(numbers))
+    launch("step", "set_numbers", (1,), (1,), values, len(numbers), counter, np.int64(count),
+           *given)

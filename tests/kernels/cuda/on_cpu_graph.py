@@ -1,0 +1,151 @@
+"""Training steps as a graph against training steps op by op, on the CPU: see test_on_cpu.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernels.cuda.graph_runtime import GraphTwin
+
+import minires.kernels.cuda  # noqa: F401  (registers the launchers)
+from minires import backend
+from minires.kernels.cuda import graph as graphs
+from minires.kernels.cuda import precision, runtime
+from minires.models import build
+from minires.nn import CrossEntropyLoss
+from minires.optim import SGD, Adam, AdamW, LossScaler, RMSprop, WeightAverage, flat
+from minires.training.graph import GraphedStep
+from minires.training.step import TrainingStep
+
+STEPS, SIZE = 5, 8
+
+CASES = {
+    "sgd": {},
+    "sgd, frozen rates": {"factor": 0.5, "cycle": True},
+    "adam, clipped": {"kind": Adam, "clip_norm": 0.5, "clip_value": 0.1},
+    "adamw in float16": {"kind": AdamW, "name": "fp16", "scale": 2.0**6},
+    "sgd in float16, scale too large": {"name": "fp16", "scale": 2.0**127},
+    "adam in float16, scale too large": {"kind": Adam, "name": "fp16", "scale": 2.0**127},
+    "rmsprop, averaged": {"kind": RMSprop, "ema": 0.9},
+    "bfloat16": {"name": "bf16"},
+    "dropout": {"model_options": {"width": 0.25, "dropout": 0.3, "head_dropout": 0.5}},
+    "biases and pooling": {"model": "cnn", "model_options": {"width": 0.125}, "size": 32},
+}
+
+
+def data(soft, size):
+    rng = np.random.default_rng(5)
+    for _ in range(STEPS):
+        x = rng.standard_normal((4, size, size, 3)).astype(precision.current.dtype)
+        labels = rng.integers(0, 10, 4)
+        if soft:
+            labels = rng.dirichlet(np.ones(10), 4).astype(np.float32)
+        yield x.transpose(0, 3, 1, 2), labels
+
+
+def train(
+    graph, kind=SGD, name="fp32", model="resnet8", model_options=None, factor=1.0, cycle=False,
+    scale=None, ema=None, clip_norm=0.0, clip_value=0.0, soft=False, can_capture=True,
+    size=SIZE,
+):  # fmt: skip
+    """Everything that a training leaves behind, and the runtime that it ran on."""
+    net = build(model, seed=1, **(model_options or {"width": 0.25}))
+    rates = {"lr_factor": lambda n: 1.0 if n.startswith("fc") else factor}
+    optimizer = kind(net.named_parameters(), weight_decay=1e-3, **rates)
+    net.train()
+    scaler = None if scale is None else LossScaler(backend.CPU, scale)
+    average = None if ema is None else WeightAverage(net, optimizer, ema)
+    work = TrainingStep(
+        net, CrossEntropyLoss(0.1), optimizer, scaler, average, clip_norm, clip_value
+    )
+    totals, said, norms = np.zeros(2), [], []
+    with runtime.use(GraphTwin(can_capture)) as twin:
+        graphed = GraphedStep(work, backend.CPU, totals, said.append) if graph else None
+        for step, (x, labels) in enumerate(data(soft, size)):
+            lr, momentum = 0.05 / (step + 1), 0.9 - 0.05 * step if cycle else None
+            decay = None if average is None else average.decay_after(step + 1)
+            if graph:
+                graphed.run(x, labels, step, lr, momentum, decay)
+            else:
+                net.set_step(step)
+                rate = np.float32(lr)
+                work.run(x, labels, float(rate), momentum, decay, totals)
+            if clip_norm:
+                norms.append(np.array(work.gradient_norm).view(np.ndarray)[()])
+    parts = [net, optimizer, *(part for part in (scaler, average) if part is not None)]
+    result = {"totals": totals, "norms": np.array(norms)}
+    for part in parts:
+        result |= part.state_dict()
+    return result, twin, said
+
+
+@pytest.fixture(autouse=True)
+def launchers(monkeypatch):
+    """The GPU's launchers and layouts, on the CPU."""
+    kernels = {(op, "cpu"): f for (op, kind), f in backend._kernels.items() if kind == "gpu"}
+    monkeypatch.setattr(backend, "_kernels", kernels)
+    monkeypatch.setattr(backend, "_fixed_weights", {"cpu": backend._fixed_weights["gpu"]})
+    monkeypatch.setattr(flat, "weight_layout", lambda device: (0, 2, 3, 1))
+    backend.reset_fallback_counts()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_gives_the_bits_of_single_launches(case, monkeypatch):
+    options = CASES[case]
+    name = options.get("name", "fp32")
+    if name == "bf16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: no bfloat16")
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS[name])
+    wanted, eager, _ = train(False, **options)
+    got, twin, said = train(True, **options)
+    assert not backend.fallback_counts() and not said
+    assert list(got) == list(wanted)
+    for key, value in wanted.items():
+        assert np.array_equal(got[key], value, equal_nan=True), key
+    assert len(twin.graphs) == 1, "captured once"
+    graph = twin.graphs[0]
+    assert graph.launched == STEPS - graphs.WARM_UP
+    assert graph.fresh == 0, "the capture needs no new memory"
+    one_step = eager.launches[len(eager.launches) // STEPS * (STEPS - 1) :]
+    captured = [name for name, _ in graph.captured]
+    uncounted = [[n for n in names if n != "count_update"] for names in (captured, one_step)]
+    assert uncounted[0] == uncounted[1]
+    assert twin.launches.count("set_numbers") == STEPS
+    assert len(twin.launches) == graphs.WARM_UP * len(captured) + STEPS
+    if options.get("scale", 0) > 2.0**100:
+        assert got["loss_scale.scale"] < options["scale"], "a step was left out"
+
+
+def test_shares_of_the_classes_as_labels():
+    wanted, _, _ = train(False, soft=True)
+    got, twin, _ = train(True, soft=True)
+    assert all(np.array_equal(got[key], value) for key, value in wanted.items())
+    assert len(twin.graphs) == 1
+
+
+def test_where_nothing_can_be_captured_it_goes_on_op_by_op():
+    wanted, _, _ = train(False)
+    got, twin, said = train(True, can_capture=False)
+    assert all(np.array_equal(got[key], value) for key, value in wanted.items())
+    assert not twin.graphs
+    [line] = said
+    assert line.startswith("note: no CUDA graph (RuntimeError: cudaErrorStreamCapture")
+    assert line.endswith("going on op by op") and "\n" not in line
+
+
+def test_a_step_that_reads_a_value_back_is_not_captured(monkeypatch):
+    """The capture fails half way; the step is then taken op by op, and counted once."""
+    from minires.training import step as module
+
+    wanted, _, _ = train(False)
+    plain = module.count_batch
+
+    def peek(logits, labels, loss, totals):
+        if runtime.current().captured is not None:
+            float(loss)
+        plain(logits, labels, loss, totals)
+
+    monkeypatch.setattr(module, "count_batch", peek)
+    got, twin, said = train(True)
+    assert all(np.array_equal(got[key], value) for key, value in wanted.items())
+    assert "the host reads a value back" in said[0]
+    assert twin.graphs[-1].launched == 0
