@@ -30,7 +30,7 @@ GROUPS = {
         *("dataset", "data_dir", "limit", "val_split", "augment", "crop_padding", "flip"),
         *("color_jitter", "cutout", "mixup", "cutmix", "mix_share", "tta"),
     ),
-    "Model": ("depth", "model", *MODEL_OPTIONS, "max_parameters", "pretrained", "freeze"),
+    "Model": ("depth", "model", *MODEL_OPTIONS, "max_parameters", "pretrained", "freeze", "whiten"),
     "Optimisation": (
         *("epochs", "patience", "batch_size", "lr", "body_lr_factor"),
         *("schedule", "warmup", "milestones", "gamma", "cycle_momentum", "cycle_shape"),

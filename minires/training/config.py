@@ -107,6 +107,7 @@ class TrainConfig:
         kind=str,
         shown="none",
     )
+    whiten: bool = _option(False, "Fix the first convolution so that it whitens image patches.")
     epochs: int = _option(20, "Passes over the training images.", low=1)
     batch_size: int = _option(128, "Images per step.", low=1)
     lr: float = _option(0.2, "Learning rate per step; the peak of the schedule.", above=0.0)
@@ -227,6 +228,8 @@ class TrainConfig:
             raise UsageError("--cycle-momentum: only goes with --schedule one-cycle")
         if self.cycle_momentum and self.optimizer == "rmsprop":
             raise UsageError("--cycle-momentum: only goes with sgd, adam and adamw")
+        if self.whiten and self.pretrained:
+            raise UsageError("--whiten and --pretrained: both give the first weights; choose one")
         if self.val_split == 0 and self.schedule == "plateau":
             raise UsageError("--schedule plateau: needs a validation, --val-split 0 leaves none")
         if self.val_split == 0 and self.patience:

@@ -42,6 +42,7 @@ from minires.training.setup import (
     schedule_of,
 )
 from minires.training.weights import load_pretrained
+from minires.training.whitening import whiten_first_conv
 
 Say = Callable[[str], None]
 
@@ -68,6 +69,8 @@ def start(
         loaded = load_pretrained(model, Path(config.pretrained))
         say(f"weights  {loaded.note}")
         data = replace(data, normalization=loaded.normalization)
+    if config.whiten:
+        whiten_first_conv(model, data.train.images, data.train_indices, data.normalization)
     run = create_run(run_dir, config.model, config.dataset)
     with run.lock():
         run.config.write_text(config.to_toml(), encoding="utf-8")

@@ -23,7 +23,7 @@ from minires.models import build
 from minires.models.freezing import freeze
 from minires.models.network import Network
 from minires.models.registry import family_of
-from minires.nn import Module
+from minires.nn import Module, Upsample
 from minires.optim import OPTIMIZERS, LossScaler, Optimizer, WeightAverage, make_schedule
 from minires.optim.schedules import Plateau, Schedule, cycle_momentum
 from minires.training.config import TrainConfig
@@ -139,7 +139,18 @@ def make_model(config: TrainConfig, num_classes: int, device: Device) -> Network
     model = build(config.model, num_classes, device=device, **config.model_options)
     if config.freeze:
         freeze(model, config.freeze, device)
+    if config.whiten:
+        _freeze_first_conv(model, device)
     return model
+
+
+def _freeze_first_conv(model: Network, device: Device) -> None:
+    """Keep the first convolution from being trained: its weights will be those that whiten."""
+    weight = model.first_conv.weight
+    if weight.shape[-1] != 3 or isinstance(model.parts[0], Upsample):
+        name = model.spec["name"]
+        raise UsageError(f"--whiten: the first layer of {name} is no 3x3 convolution of the images")
+    freeze(model, next(n for n, p in model.named_parameters() if p is weight), device)
 
 
 def make_optimizer(config: TrainConfig, model: Network) -> Optimizer:

@@ -19,6 +19,7 @@ from minires.training.setup import (
 )
 from minires.training.step import TrainingStep
 from minires.training.weights import load_pretrained
+from minires.training.whitening import whiten_first_conv
 
 
 class Throwaway:
@@ -27,9 +28,7 @@ class Throwaway:
     def __init__(self, config: TrainConfig) -> None:
         check_model(config)
         self.config = config
-        self.device = select_device(
-            config.device, config.threads, config.conv, config.precision
-        )
+        self.device = select_device(config.device, config.threads, config.conv, config.precision)
         self.data = load_training_data(config)
         self.images = self.data.train.to(self.device)
         self.renew()
@@ -41,6 +40,9 @@ class Throwaway:
         if config.pretrained:
             loaded = load_pretrained(self.model, Path(config.pretrained))
             self.data = replace(self.data, normalization=loaded.normalization)
+        if config.whiten:
+            data = self.data
+            whiten_first_conv(self.model, data.train.images, data.train_indices, data.normalization)
         self.optimizer = make_optimizer(config, self.model)
         self._step = TrainingStep(
             self.model,
