@@ -78,13 +78,23 @@ def test_input_adjoint_adds_up_overlapping_windows(chunks, ws):
     before = x.copy()
     for row, tile_rows in chunks:
         planes = _planes(tile_rows)
-        winograd.input_adjoint(planes, x, row, tile_rows, LO, HI, ws)
+        winograd.input_adjoint(planes, x, row, tile_rows, LO, HI, row == 0, None, ws)
         for r, t in np.ndindex(tile_rows, TILES):
             window = _both(winograd.INPUT.T, _tiles(planes, tile_rows)[:, :, r, t])
             rows = slice(row + 4 * r, row + 4 * r + 6)
             expected[rows, 4 * t : 4 * t + 6, LO:HI] += window
     assert np.allclose(x[:, :, LO:HI], expected[:, :, LO:HI], atol=1e-3)
     assert np.array_equal(x[:, :, :LO], before[:, :, :LO])
+
+
+def test_input_adjoint_leaves_rows_of_another_thread_alone(ws):
+    x, alone = _random(H + 2, W + 2, LENGTH), np.zeros((H + 2, W + 2, LENGTH), np.float32)
+    before, planes, below = x.copy(), _planes(1), np.zeros((2, W + 2, HI - LO), np.float32)
+    winograd.input_adjoint(planes, alone, 0, 1, LO, HI, True, None, ws)
+    winograd.input_adjoint(planes, x, 0, 1, LO, HI, True, below, ws)
+    assert np.array_equal(x[:4, :, LO:HI], alone[:4, :, LO:HI])
+    assert np.array_equal(below, alone[4:6, :, LO:HI])
+    assert np.array_equal(x[4:], before[4:])
 
 
 def test_the_matrices_make_a_convolution():

@@ -7,9 +7,10 @@ import numpy as np
 from minires.backend import Array, kernel
 from minires.functional.conv import Conv2dCache
 from minires.kernels.cpu.buffers import logical, pool, to_hwnc
+from minires.kernels.cpu.convolution import chunks
 from minires.kernels.cpu.regions import region
 from minires.kernels.cpu.strategies import strategy
-from minires.kernels.cpu.threads import parallel, shards, workspace
+from minires.kernels.cpu.threads import parallel, workspace
 
 
 @kernel("conv2d_forward", "cpu")
@@ -23,15 +24,14 @@ def conv2d_forward(
     n, k = x.shape[0], weight.shape[0]
     h, w = conv.output_size
     y = pool.take((h, w, n, k))
-    flat, parts = y.reshape(h, w, n * k), shards(n)
+    flat = y.reshape(h, w, n * k)
     conv.begin_forward()
 
     def work(thread: int) -> None:
-        for images in conv.blocks(parts[thread]):
-            for row in range(0, h, conv.rows):
-                conv.forward(row, images, flat, row, images.start * k, workspace(thread))
+        for images, row, _ in chunks(conv, thread):
+            conv.forward(row, images, flat, row, images.start * k, workspace(thread))
 
-    parallel(work, len(parts))
+    parallel(work, len(conv.shares))
     return logical(y), Conv2dCache(x, weight, bias is not None, stride, padding)
 
 
@@ -47,27 +47,23 @@ def conv2d_backward(
     if conv is None:
         return NotImplemented
     grad = region(to_hwnc(grad_output))
-    k, (h, w) = weight.shape[0], conv.output_size
-    parts = shards(x.shape[0])
-    conv.begin_backward(need_grad_x, len(parts))
-    sums = np.zeros((len(parts), k))
+    k, w = weight.shape[0], conv.output_size[1]
+    conv.begin_backward(need_grad_x, len(conv.shares))
+    sums = np.zeros((len(conv.shares), k))
 
     def work(thread: int) -> None:
         ws = workspace(thread)
-        for images in conv.blocks(parts[thread], backward=True):
+        for images, row, rows in chunks(conv, thread, backward=True):
             lo, length = images.start * k, (images.stop - images.start) * k
-            for row in range(0, h, conv.rows):
-                rows = min(conv.rows, h - row)
-                chunk = ws.get("chunk", (rows, w, length))
-                first, left, at = grad.row + row, grad.column, grad.lo + lo
-                last = first + rows, left + w, at + length
-                np.copyto(chunk, grad.array[first : last[0], left : last[1], at : last[2]])
-                if has_bias:
-                    values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
-                    sums[thread] += values.sum(axis=0, dtype=np.float64)
-                conv.backward(row, images, chunk, ws, thread)
+            chunk = ws.get("chunk", (rows, w, length))
+            first, left, at = grad.row + row, grad.column, grad.lo + lo
+            np.copyto(chunk, grad.array[first : first + rows, left : left + w, at : at + length])
+            if has_bias:
+                values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
+                sums[thread] += values.sum(axis=0, dtype=np.float64)
+            conv.backward(row, images, chunk, ws, thread)
         conv.finish_thread(ws, thread)
 
-    parallel(work, len(parts))
+    parallel(work, len(conv.shares))
     grad_bias = sums.sum(axis=0).astype(np.float32) if has_bias else None
     return conv.grad_input(), conv.grad_weight(), grad_bias

@@ -18,10 +18,11 @@ from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
+from minires.kernels.cpu.convolution import chunks
 from minires.kernels.cpu.elementwise import combine_moments
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
-from minires.kernels.cpu.threads import Piece, parallel, pieces, shards, workspace
+from minires.kernels.cpu.threads import Piece, parallel, pieces, workspace
 
 _BORDER_BYTES = 2_000_000
 
@@ -132,31 +133,25 @@ class _Forward:
         self.conv, self.out, self.shortcut, self.relu = conv, out, shortcut, relu
         self.n, self.k = n, k
         self.h, self.w = conv.output_size
-        self.parts = shards(n)
-
-    def _chunks(self, thread: int):
-        """A thread's work in pieces that fit the cache: images, first row, rows."""
-        for images in self.conv.blocks(self.parts[thread]):
-            for row in range(0, self.h, self.conv.rows):
-                yield images, row, min(self.conv.rows, self.h - row)
+        self.shares = conv.shares
 
     def convolve(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """y (H, W, N, K) = conv(x); its mean and biased variance per channel, float64."""
         flat = y.reshape(self.h, self.w, -1)
-        moments = [np.zeros((3, self.k)) for _ in self.parts]
+        moments = [np.zeros((3, self.k)) for _ in self.shares]
         self.conv.begin_forward()
 
         def work(thread: int) -> None:
             ws = workspace(thread)
-            if whole.convolve(self.conv, self.parts[thread], flat, moments[thread], ws):
+            if whole.convolve(self.conv, self.shares[thread].images, flat, moments[thread], ws):
                 return
-            for images, row, rows in self._chunks(thread):
+            for images, row, rows in chunks(self.conv, thread):
                 lo, length = images.start * self.k, (images.stop - images.start) * self.k
                 self.conv.forward(row, images, flat, row, lo, ws)
                 chunk = Region(flat, row, 0, lo)
                 loops.add_moments(chunk, rows, self.w, length, moments[thread], ws)
 
-        parallel(work, len(self.parts))
+        parallel(work, len(self.shares))
         total = moments[0]
         for other in moments[1:]:
             combine_moments(total, other[0, 0], other[1], other[2])
@@ -181,17 +176,17 @@ class _Forward:
         self.conv.begin_forward()
 
         def work(thread: int) -> None:
-            ws, share = workspace(thread), self.parts[thread]
+            ws, share = workspace(thread), self.shares[thread].images
             if whole.evaluate(self.conv, share, self.out, self.shortcut, self.relu, ws):
                 return
-            for images, row, rows in self._chunks(thread):
+            for images, row, rows in chunks(self.conv, thread):
                 length = (images.stop - images.start) * self.k
                 y = ws.get("chunk", (rows, self.w, length))
                 self.conv.forward(row, images, y, 0, 0, ws)
                 place = self._place(Piece(row, rows, images.start * self.k, length))
                 loops.finish(Region(y, 0, 0, 0), *place, self.relu, ws)
 
-        parallel(work, len(self.parts))
+        parallel(work, len(self.shares))
 
     def _place(self, piece: Piece):
         """A piece of the output, that of the shortcut if there is one, and their extent."""
@@ -254,7 +249,7 @@ class _Backward:
         norm = cache.batch_norm
         y = as_hwnc(norm.x)
         self.n, self.k = y.shape[2:]
-        self.parts = shards(self.n)
+        self.shares = conv.shares
         self.y = region(y)
         self.grad = region(to_hwnc(grad_output))
         self.mean = norm.mean
@@ -298,36 +293,34 @@ class _Backward:
     def convolve(self, coefficients: np.ndarray, need_grad_x: bool) -> None:
         """The convolution's gradients from grad_y = a g + b y + c."""
         conv = self.conv
-        conv.begin_backward(need_grad_x, len(self.parts))
+        conv.begin_backward(need_grad_x, len(self.shares))
         grad = self.grad if self.masked is None else region(self.masked)
 
         def work(thread: int) -> None:
-            ws, share = workspace(thread), self.parts[thread]
+            ws, share = workspace(thread), self.shares[thread].images
             formula = coefficients, self.scale, self.shift
             if not whole.differentiate(conv, share, grad, self.y, *formula, ws, thread):
-                for images in conv.blocks(share, backward=True):
-                    self._convolve_images(images, grad, coefficients, ws, thread)
+                for images, row, rows in chunks(conv, thread, backward=True):
+                    chunk = self._grad_y(grad, images, row, rows, coefficients, ws)
+                    conv.backward(row, images, chunk, ws, thread)
             conv.finish_thread(ws, thread)
 
-        parallel(work, len(self.parts))
+        parallel(work, len(self.shares))
 
-    def _convolve_images(self, images: slice, grad: Region, coefficients, ws, thread: int) -> None:
-        """`convolve` for some of a thread's images, a few rows at a time."""
-        conv = self.conv
+    def _grad_y(self, grad: Region, images: slice, row: int, rows: int, coefficients, ws):
+        """A few rows of the gradient of the convolution's output, in scratch memory."""
         lo, length = images.start * self.k, (images.stop - images.start) * self.k
-        for row in range(0, self.h, conv.rows):
-            rows = min(conv.rows, self.h - row)
-            chunk = ws.get("chunk", (rows, self.w, length))
-            loops.input_gradient(
-                grad.at(row, lo),
-                self.y.at(row, lo),
-                Region(chunk, 0, 0, 0),
-                rows,
-                self.w,
-                length,
-                coefficients,
-                self.scale,
-                self.shift,
-                ws,
-            )
-            conv.backward(row, images, chunk, ws, thread)
+        chunk = ws.get("chunk", (rows, self.w, length))
+        loops.input_gradient(
+            grad.at(row, lo),
+            self.y.at(row, lo),
+            Region(chunk, 0, 0, 0),
+            rows,
+            self.w,
+            length,
+            coefficients,
+            self.scale,
+            self.shift,
+            ws,
+        )
+        return chunk

@@ -74,6 +74,11 @@ def tile_rows(available: int, plane_bytes: int) -> int:
     return max(1, min(available, NUMPY_PLANE_BYTES // plane_bytes))
 
 
+def takes_whole_rows(plane_bytes: int) -> bool:
+    """Whether threads share the rows of an image: the planes of one row of tiles are not large."""
+    return _transforms is None and plane_bytes <= NUMPY_PLANE_BYTES
+
+
 def input_transform(x, row, tile_rows, lo, hi, planes, ws) -> None:
     """`winograd.input_transform`."""
     if _transforms is None:
@@ -98,12 +103,12 @@ def output_adjoint(y, row, tile_rows, lo, hi, planes, ws) -> None:
         _transforms.output_adjoint(y, row, lo, hi, planes)
 
 
-def input_adjoint(planes, x, row, tile_rows, lo, hi, ws) -> None:
-    """`winograd.input_adjoint`."""
+def input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws) -> None:
+    """`winograd.input_adjoint`; compiled loops cannot take a `below`."""
     if _transforms is None:
-        winograd.input_adjoint(planes, x, row, tile_rows, lo, hi, ws)
+        winograd.input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws)
     else:
-        x[row if row == 0 else row + 2 : row + 4 * tile_rows + 2, :, lo:hi] = 0
+        x[row if fresh else row + 2 : row + 4 * tile_rows + 2, :, lo:hi] = 0
         _transforms.input_adjoint(planes, x, row, lo, hi)
 
 

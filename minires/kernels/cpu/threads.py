@@ -105,6 +105,15 @@ def pieces(h: int, n: int, channels: int) -> list[Piece]:
     return [Piece(0, h, s.start * channels, (s.stop - s.start) * channels) for s in shards(n)]
 
 
+class Share(NamedTuple):
+    """A thread's share of a convolution: rows of the output, from `first` to before `last`, and
+    images."""
+
+    first: int
+    last: int
+    images: slice
+
+
 def shards(n: int) -> list[slice]:
     """The images (or rows) 0 to n - 1 split into one slice for each thread, none empty."""
     count = max(1, min(options.threads, n))

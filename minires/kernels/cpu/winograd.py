@@ -115,36 +115,41 @@ def output_adjoint(y, row, tile_rows, lo, hi, planes, ws: Workspace) -> None:
     along_first_axis(_OUTPUT_ADJOINT, _windows(_columns_first(half), 4), m)
 
 
-def input_adjoint(planes, x, row, tile_rows, lo, hi, ws: Workspace) -> None:
+def input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws: Workspace) -> None:
     """B z B^T of `tile_rows` rows of tiles, to the padded array x (H + 2, W + 2, N C).
 
-    The tiles above left their share in the rows `row` and `row + 1` of x, unless `row` is 0; these
-    rows are added to, the others written anew.
+    The tiles above left their share in the rows `row` and `row + 1` of x, which are added to; the
+    others are written anew, and these two as well if it is all `fresh`. The last two rows go to
+    `below` (2, W + 2, hi - lo) instead if that is given, because another thread writes there.
     """
     lines = x[row : row + TILE * tile_rows + 2, :, lo:hi]
     half = ws.get("half", (6, tile_rows, *lines.shape[1:]))
     z = _as_tiles(planes, tile_rows, x.shape[1] // TILE, hi - lo)
-    _overlay_windows(z, _columns_first(half), ws)
-    if row == 0:
-        _overlay_windows(half, lines, ws)
+    columns = _columns_first(half)
+    _overlay_windows(z, columns[:-2], columns[-2:], ws)
+    if below is None:
+        below = lines[-2:]
+    if fresh:
+        _overlay_windows(half, lines[:-2], below, ws)
     else:
         above = ws.get("above", (2, *lines.shape[1:]))
         np.copyto(above, lines[:2])
-        _overlay_windows(half, lines, ws)
+        _overlay_windows(half, lines[:-2], below, ws)
         np.add(lines[:2], above, out=lines[:2])
 
 
-def _overlay_windows(z: np.ndarray, lines: np.ndarray, ws: Workspace) -> None:
-    """lines (4 T + 2, ...) = the windows B z of z (6, T, ...), added up where they overlap.
+def _overlay_windows(z: np.ndarray, lines: np.ndarray, below: np.ndarray, ws: Workspace) -> None:
+    """Windows B z of z (6, T, ...), added up where they overlap, to lines (4 T, ...) and `below`.
 
-    Windows are four lines apart: the last two lines of one are the first two of the next.
+    Windows are four lines apart: the last two lines of one are the first two of the next, and of
+    the last window those `below`.
     """
-    along_first_axis(_INPUT_ADJOINT[:4], z, _windows(lines[:-2], 4))
+    along_first_axis(_INPUT_ADJOINT[:4], z, _windows(lines, 4))
     spill = ws.get("spill", (2, *z.shape[1:]))
     along_first_axis(_INPUT_ADJOINT[4:], z, spill)
-    following = _windows(lines[4:-2], 4)[:2]
+    following = _windows(lines[4:], 4)[:2]
     np.add(following, spill[:, :-1], out=following)
-    np.copyto(lines[-2:], spill[:, -1])
+    np.copyto(below, spill[:, -1])
 
 
 def _windows(lines: np.ndarray, size: int) -> np.ndarray:
