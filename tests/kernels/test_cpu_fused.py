@@ -12,7 +12,7 @@ import pytest
 
 from minires import backend
 from minires import functional as F
-from minires.kernels.cpu import convolution, loops, strategies, strided, whole
+from minires.kernels.cpu import convolution, direct, loops, strategies, strided, whole
 from minires.kernels.cpu.threads import groups
 
 WINOGRAD_TOLERANCE = 2e-5
@@ -163,12 +163,15 @@ def test_unit_agrees_with_float64_reference(shape, shortcut, loop_kind):
     assert backend.fallback_counts() == {}
 
 
-@pytest.fixture(params=["all rows", "few rows"])
+@pytest.fixture(params=["all rows", "few rows", "few rows, shared"])
 def chunks(request, monkeypatch):
-    """Runs a test with images in one chunk, and with as little in each chunk as can be."""
-    if request.param == "few rows":
+    """Runs a test with images in one chunk, and with as little in each chunk as can be; then the
+    threads share the images, or the rows."""
+    if request.param != "all rows":
+        shared = request.param == "few rows, shared" and not loops.compiled_in_use()
+        monkeypatch.setattr(loops, "takes_whole_rows", lambda _: shared)
         monkeypatch.setattr(loops, "NUMPY_PLANE_BYTES", 0)
-        monkeypatch.setattr(convolution, "_COLUMN_BYTES", 0)
+        monkeypatch.setattr(direct, "_COLUMN_BYTES", 0)
         monkeypatch.setattr(
             convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
         )
@@ -200,11 +203,11 @@ def test_large_filters_are_made_for_some_channels_at_a_time(
 def test_stride_two_goes_through_winograd_where_compiled_loops_can_do_it(loop_kind):
     x, weight = np.ones((1, 4, 8, 16), np.float32), np.ones((5, 4, 3, 3), np.float32)
     fast = strategies.strategy(x, weight, 2, 1, unit=True)
-    expected = strided.StridedWinograd if loop_kind == "compiled" else convolution.Direct
+    expected = strided.StridedWinograd if loop_kind == "compiled" else direct.Direct
     assert type(fast) is expected
-    assert type(strategies.strategy(x, weight, 2, 1)) is convolution.Direct
+    assert type(strategies.strategy(x, weight, 2, 1)) is direct.Direct
     backend.select_device("cpu", conv="direct")
-    assert type(strategies.strategy(x, weight, 2, 1, unit=True)) is convolution.Direct
+    assert type(strategies.strategy(x, weight, 2, 1, unit=True)) is direct.Direct
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)

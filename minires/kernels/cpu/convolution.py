@@ -1,9 +1,9 @@
-"""Convolution for arrays in memory order (H, W, N, C): Winograd where it fits, else tiled im2col.
+"""Convolution for arrays in memory order (H, W, N, C) by Winograd, and what all strategies share.
 
 A strategy object stands for one call of one convolution. It is used by several threads at once,
-each with its own slice of the images and its own scratch memory: `forward` computes a few rows of
-the output, `backward` takes a few rows of the output's gradient. Rows are few, and so are the
-images that `blocks` deals out, so that a chunk stays in the second-level cache between one loop
+each with its own share of the rows or images and its own scratch memory: `forward` computes a few
+rows of the output, `backward` takes a few rows of the output's gradient. Rows are few, and so are
+the images that `blocks` deals out, so that a chunk stays in the second-level cache between one loop
 and the next.
 """
 
@@ -22,11 +22,9 @@ from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRAN
 
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
-_COLUMN_BYTES = 1_200_000  # of im2col columns per chunk
 _SHARED_FILTERS = 1_000_000  # more values than this are made by all threads
 _TURNED_CHANNELS = 256  # up to so many input channels BLAS is slow with transposed filters
 _FILTER_CHANNELS = 64  # so many
-_SUM_ROWS = 576  # rows of im2col's weight gradient that are added up at once
 
 
 def weight_matrix(weight: Array) -> np.ndarray:
@@ -209,10 +207,9 @@ class Winograd:
         self._multiply_back(vm, mm, ws, thread)
         self.begun[thread] = True
         if self.grad_x is not None:
-            end = row + TILE * rows
-            below = (
-                self.seams[thread] if end % self.span == 0 and end < self.output_size[0] else None
-            )
+            end, below = row + TILE * rows, None
+            if end % self.span == 0 and end < self.h:
+                below = self.seams[thread][:, :, lo:hi]
             fresh = row % self.span == 0
             loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, fresh, below, ws)
 
@@ -237,7 +234,7 @@ class Winograd:
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
-        return _sum_partials(self.partial, (3, 3, self.c, self.k))
+        return sum_partials(self.partial, (3, 3, self.c, self.k))
 
     def grad_input(self) -> Array | None:
         """The gradient (N, C, H, W) of x."""
@@ -298,131 +295,7 @@ class WinogradByChannels(Winograd):
         """Nothing is left to do: the sum over this thread's images is the gradient."""
 
 
-class Direct:
-    """Any convolution: the windows of a few output rows as a matrix, times the weights."""
-
-    def __init__(
-        self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
-    ) -> None:
-        self.n, self.c, self.h, self.w = x.shape
-        self.bias = bias
-        self.k, _, self.side, _ = weight.shape
-        self.stride, self.padding = stride, padding
-        self.output_size = tuple(
-            (size + 2 * padding - self.side) // stride + 1 for size in (self.h, self.w)
-        )
-        self.x = padded_input(x, padding)
-        self.taps = self.side * self.side
-        self.matrix = weight_matrix(weight).reshape(self.taps * self.c, self.k)
-        self.shares = [Share(0, self.output_size[0], images) for images in shards(self.n)]
-        images = self.shares[0].images.stop
-        line_bytes = 4 * self.output_size[1] * images * self.taps * self.c
-        self.rows = int(np.clip(_COLUMN_BYTES // line_bytes, 1, self.output_size[0]))
-
-    def blocks(self, images: slice, backward: bool = False) -> list[slice]:
-        """A thread's images in the groups that are worked on together: one group."""
-        return [images]
-
-    @staticmethod
-    def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
-        """Whether this strategy can take the convolution: any square kernel."""
-        return weight.shape[2] == weight.shape[3]
-
-    def begin_forward(self) -> None:
-        """Nothing: the weights are used as they are."""
-
-    def _columns(self, row: int, rows: int, images: slice, ws: Workspace) -> np.ndarray:
-        """The windows of `rows` output rows, in the scratch where Winograd has its planes."""
-        count = images.stop - images.start
-        columns = ws.get("V", (rows, self.output_size[1], count, self.taps, self.c))
-        for r in range(rows):
-            loops.gather_columns(
-                self.x,
-                (row + r) * self.stride,
-                images.start * self.c,
-                count,
-                self.c,
-                self.stride,
-                self.side,
-                columns[r],
-            )
-        return columns
-
-    def forward(self, row: int, images: slice, y: np.ndarray, at: int, to: int, ws) -> None:
-        """Output rows from `row` on (`rows` of them), for `images`, to y (P', Q, L) at row `at`."""
-        rows = min(self.rows, self.output_size[0] - row)
-        columns = self._columns(row, rows, images, ws)
-        count = images.stop - images.start
-        product = ws.get("M", (rows, self.output_size[1], count * self.k))
-        np.matmul(
-            columns.reshape(-1, self.taps * self.c), self.matrix, out=product.reshape(-1, self.k)
-        )
-        target = y[at : at + rows, :, to : to + count * self.k]
-        if self.bias is None:
-            np.copyto(target, product)
-        else:
-            np.add(product, np.tile(self.bias, count), out=target)
-
-    def begin_backward(self, need_grad_x: bool, threads: int) -> None:
-        """Make room for the gradients; called once, before the threads start."""
-        self.grad_x = None
-        if need_grad_x:
-            p = 2 * self.padding
-            self.grad_x = pool.take((self.h + p, self.w + p, self.n * self.c))
-        self.partial = [pool.take((self.taps, self.c, self.k)) for _ in range(threads)]
-
-    def backward(
-        self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
-    ) -> None:
-        """Take grad (rows, Q, images * K), the gradient of output rows from `row` on."""
-        rows = grad.shape[0]
-        count = images.stop - images.start
-        columns = self._columns(row, rows, images, ws)
-        wide, g = columns.reshape(-1, self.taps * self.c), grad.reshape(-1, self.k)
-        total = self.partial[thread].reshape(self.matrix.shape)
-        if row == 0:
-            np.matmul(wide.T, g, out=total)
-        else:
-            for start in range(0, len(total), _SUM_ROWS):
-                block = slice(start, start + _SUM_ROWS)
-                part = ws.get("dW part", total[block].shape)
-                np.matmul(wide[:, block].T, g, out=part)
-                np.add(total[block], part, out=total[block])
-        if self.grad_x is None:
-            return
-        lo, hi = images.start * self.c, images.stop * self.c
-        if row == 0:
-            self.grad_x[:, :, lo:hi] = 0
-        np.matmul(g, self.matrix.T, out=wide)
-        for r in range(rows):
-            loops.scatter_columns(
-                columns[r],
-                self.grad_x,
-                (row + r) * self.stride,
-                lo,
-                count,
-                self.c,
-                self.stride,
-                self.side,
-            )
-
-    def finish_thread(self, ws: Workspace, thread: int) -> None:
-        """Nothing is left to do: the sum over this thread's images is the gradient."""
-
-    def grad_weight(self) -> Array:
-        """The gradient (K, C, side, side), all threads together."""
-        return _sum_partials(self.partial, (self.side, self.side, self.c, self.k))
-
-    def grad_input(self) -> Array | None:
-        """The gradient (N, C, H, W) of x."""
-        if self.grad_x is None:
-            return None
-        p = self.padding
-        padded = self.grad_x.reshape(self.h + 2 * p, self.w + 2 * p, self.n, self.c)
-        return padded[p : p + self.h, p : p + self.w].transpose(2, 3, 0, 1)
-
-
-def _sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:
+def sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:
     """The sum of the threads' shares, in the order of the threads, as (K, C, kh, kw)."""
     total = partials[0]
     for part in partials[1:]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from minires.kernels.cpu import elementwise, winograd
 from minires.kernels.cpu.regions import Region
@@ -178,31 +179,40 @@ def add(a: Region, b: Region, out: Region, rows, columns, length) -> None:
         _passes.add(a, b, out, rows, columns, length)
 
 
-def gather_columns(x, row, lo, images, channels, stride, side, columns) -> None:
-    """columns (Q, images, side^2, C) = the windows of one output row of the padded x (H', W', N C).
+def gather_columns(x, row, lo, stride, side, columns) -> None:
+    """columns (P, Q, n, side^2, C) = the windows of P output rows of the padded x (H', W', N C).
 
-    The window of output q starts at row `row` and column `stride * q` of x; images from value `lo`.
+    The window of output (p, q) starts at row `row + stride p` and column `stride q` of x; the
+    images from value `lo`.
     """
-    if _passes is not None:
-        _passes.gather_columns(x, row, lo, images, channels, stride, side, columns)
-        return
-    for tap, window in enumerate(_taps(x, row, lo, images, channels, stride, side, columns)):
-        np.copyto(columns[:, :, tap], window)
+    rows, _, images, _, c = columns.shape
+    if _passes is None:
+        windows = _windows(x, row, lo, stride, side, columns.shape)
+        np.copyto(columns.reshape(windows.shape), windows)
+    else:
+        for r in range(rows):
+            at = row + stride * r
+            _passes.gather_columns(x, at, lo, images, c, stride, side, columns[r])
 
 
-def scatter_columns(columns, x, row, lo, images, channels, stride, side) -> None:
-    """Add columns (Q, images, side^2, C) to the windows of one output row of x (H', W', N C)."""
-    if _passes is not None:
-        _passes.scatter_columns(columns, x, row, lo, images, channels, stride, side)
-        return
-    for tap, window in enumerate(_taps(x, row, lo, images, channels, stride, side, columns)):
-        np.add(window, columns[:, :, tap], out=window)
+def scatter_columns(columns, x, row, lo, stride, side) -> None:
+    """Add columns (P, Q, n, side^2, C) to the windows of P output rows of x (H', W', N C)."""
+    rows, _, images, _, c = columns.shape
+    if _passes is None:
+        windows = _windows(x, row, lo, stride, side, columns.shape)
+        values = columns.reshape(windows.shape)
+        for i, j in np.ndindex(side, side):  # windows overlap, the pixels of one tap do not
+            target = windows[:, :, :, i, j]
+            np.add(target, values[:, :, :, i, j], out=target)
+    else:
+        for r in range(rows):
+            at = row + stride * r
+            _passes.scatter_columns(columns[r], x, at, lo, images, c, stride, side)
 
 
-def _taps(x, row, lo, images, channels, stride, side, columns):
-    """For each position in the window, the pixels (Q, images, C) of x that stand there."""
-    q = columns.shape[0]
-    for tap in range(side * side):
-        i, j = divmod(tap, side)
-        line = x[row + i, j : j + stride * (q - 1) + 1 : stride, lo : lo + images * channels]
-        yield line.reshape(q, images, channels)
+def _windows(x, row, lo, stride, side, shape) -> np.ndarray:
+    """The windows as a view (P, Q, n, side, side, C) of x."""
+    rows, q, images, _, c = shape
+    line, pixel, value = x.strides
+    strides = (stride * line, stride * pixel, c * value, line, pixel, value)
+    return as_strided(x[row:, :, lo:], (rows, q, images, side, side, c), strides)

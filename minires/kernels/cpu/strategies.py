@@ -6,7 +6,8 @@ import numpy as np
 
 from minires.backend import Array, options
 from minires.kernels.cpu import loops
-from minires.kernels.cpu.convolution import Direct, Winograd, WinogradByChannels
+from minires.kernels.cpu.convolution import Winograd, WinogradByChannels
+from minires.kernels.cpu.direct import Direct
 from minires.kernels.cpu.strided import StridedWinograd
 
 FILTER_BYTES = 10_000_000  # larger transformed filters are made for some channels at a time
