@@ -2,7 +2,8 @@
 
 A throwaway copy of the model makes a few steps on black images with two small batches. What a step
 costs is a fixed part plus a part for each image, so two measurements give the line, and the line
-gives the real batch. On the CPU, tracemalloc sees every array that NumPy allocates.
+gives the real batch. On the CPU, tracemalloc sees every array that NumPy allocates; on a GPU, the
+arrays come from a memory pool of the probe's own.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy as np
 from minires.backend import (
     Device,
     activation_dtype,
+    cuda_module,
     forget_scratch_peak,
     scratch_peak_bytes,
     synchronize,
     to_device,
 )
+from minires.errors import DeviceError
 from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
 from minires.training.setup import (
@@ -44,13 +47,31 @@ EVALUATION_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Estimate:
-    """`seconds` of the steps and validations still to do; `peak_bytes`, None where unknown."""
+    """`seconds` of the steps and validations still to do; `peak_bytes`, None where unknown.
+
+    `gpu_free_bytes` is what a GPU had free before; `largest_batch` how many images would fit there.
+    """
 
     seconds: float
     peak_bytes: int | None
+    gpu_free_bytes: int | None = None
+    largest_batch: int | None = None
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What the device that trains has free; None where that is not known."""
+        return free_memory() if self.gpu_free_bytes is None else self.gpu_free_bytes
+
+    def hint(self, batch_size: int) -> str:
+        """What to do where a batch does not fit."""
+        if self.largest_batch is None or self.largest_batch >= batch_size:
+            return "use a smaller --batch-size, or a smaller network"
+        return f"about --batch-size {self.largest_batch} would fit"
 
     def exceeds_memory(self) -> bool:
-        """Whether more is needed than this machine has free now."""
+        """Whether more is needed than this device has free now."""
+        if self.gpu_free_bytes is not None and self.peak_bytes is not None:
+            return self.peak_bytes > self.gpu_free_bytes
         free = free_memory()
         if self.peak_bytes is None or free is None:
             return False
@@ -59,19 +80,39 @@ class Estimate:
 
 def estimate(config: TrainConfig, data: TrainingData, device: Device, steps: int) -> Estimate:
     """Predict `steps` more steps of the training that `config` describes."""
+    free = None
+    if device.kind == "gpu":
+        free = cuda_module("runtime").current().free_bytes()
     probe = _Probe(config, data.num_classes, device)
     probe.step(WARM_UP)  # the first step compiles kernels
     large = min(LARGE, config.batch_size)
     sizes = {min(SMALL, large), large}
-    peak_bytes = None
-    if device.kind == "cpu":
-        used = memory_in_use()
-        peaks = {size: probe.peak_bytes(size) for size in sorted(sizes)}
-        peak_bytes = used + round(_extrapolate(peaks, config.batch_size))
+    used = memory_in_use() if device.kind == "cpu" else 0
+    peaks = {size: probe.peak_bytes(size) for size in sorted(sizes)}
+    peak_bytes = used + round(_extrapolate(peaks, config.batch_size))
+    largest = None if free is None else largest_batch(peaks, free)
     times = {size: probe.seconds(size) for size in sorted(sizes)}
     per_step = max(_extrapolate(times, config.batch_size), times[large])
     validated = len(data.val_indices) / len(data.train_indices) * EVALUATION_SHARE
-    return Estimate(steps * per_step * (1 + validated), peak_bytes)
+    return Estimate(steps * per_step * (1 + validated), peak_bytes, free, largest)
+
+
+def out_of_memory(guess: Estimate | None, batch_size: int, device: Device) -> DeviceError:
+    """The error of a training that does not fit, in one line."""
+    hint = (guess or Estimate(0.0, None)).hint(batch_size)
+    return DeviceError(f"--batch-size {batch_size}: the memory of {device} is not enough; {hint}")
+
+
+def largest_batch(peaks: dict[int, float], free: int) -> int | None:
+    """The largest batch of which the line through `peaks` (batch: bytes) stays below `free`.
+
+    None where one measurement gives no line, or not even one image fits.
+    """
+    (small, low), (large, high) = min(peaks.items()), max(peaks.items())
+    if high <= low:
+        return None
+    fitting = int(small + (free - low) * (large - small) // (high - low))
+    return fitting if fitting > 0 else None
 
 
 def memory_in_use() -> int:
@@ -129,6 +170,8 @@ class _Probe:
 
     def peak_bytes(self, batch: int) -> int:
         """The most memory in use at once while a model is made and makes two steps."""
+        if self.device.kind == "gpu":
+            return self._pool_bytes(batch)
         already = tracemalloc.is_tracing()
         self.work = None
         forget_scratch_peak(self.device)
@@ -145,6 +188,21 @@ class _Probe:
         finally:
             if not already:
                 tracemalloc.stop()
+
+
+    def _pool_bytes(self, batch: int) -> int:
+        """What a GPU's memory pool has had to ask for, for a model and two steps."""
+        self.work = None
+        runtime = cuda_module("runtime").current()
+        pool = runtime.new_memory()
+        with runtime.memory(pool):
+            self.work = self._make()
+            self.step(batch)
+            self.step(batch)
+            self.work = None
+        asked_for = pool.total_bytes()
+        self.work = self._make()
+        return asked_for
 
 
 def _extrapolate(values: dict[int, float], at: int) -> float:

@@ -21,7 +21,7 @@ from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from minires.training.config import TrainConfig
 from minires.training.curves import draw_curves
-from minires.training.estimate import estimate, free_memory
+from minires.training.estimate import Estimate, estimate, out_of_memory
 from minires.training.evaluate import evaluate
 from minires.training.history import History, cut_history, read_history
 from minires.training.loop import Callback, Trainer, TrainState
@@ -184,6 +184,7 @@ class _Training:
         self.optimizer = make_optimizer(config, model)
         self.average = make_average(config, model, self.optimizer)
         self.scaler = make_scaler(config, device)
+        self.guess: Estimate | None = None
         self.state = TrainState()
         self.parameters = sum(p.size for _, p in model.named_parameters())
         self.trained = sum(p.size for _, p in model.trainable_parameters())
@@ -234,6 +235,8 @@ class _Training:
         except DivergedError as error:
             draw_curves(read_history(self.run.history), self.run.curves, title)
             raise DivergedError(f"{error}; the last good checkpoint is {self.run.last}") from error
+        except MemoryError as error:
+            raise out_of_memory(self.guess, self.config.batch_size, self.device) from error
         except Interrupted as stop:
             hint = f"{stop}; to continue: {program} train --resume {self.run.path}"
             raise Interrupted(hint, stop.exit_code) from stop
@@ -328,12 +331,16 @@ class _Training:
             self._say_estimate(left)
 
     def _say_estimate(self, steps: int) -> None:
-        guess = estimate(self.config, self.data, self.device, steps)
+        try:
+            self.guess = guess = estimate(self.config, self.data, self.device, steps)
+        except MemoryError as error:
+            raise out_of_memory(self.guess, self.config.batch_size, self.device) from error
         memory = "" if guess.peak_bytes is None else f", {_bytes(guess.peak_bytes)} of memory"
         self.say(f"estimate {duration(guess.seconds)} for {steps:,} steps{memory}")
         if guess.exceeds_memory():
-            free = _bytes(free_memory() or 0)
-            self.say(f"warning: only {free} of memory are free; a smaller --batch-size needs less")
+            free = _bytes(guess.free_bytes or 0)
+            hint = guess.hint(self.config.batch_size)
+            self.say(f"warning: only {free} of memory are free; {hint}")
 
     def _measure(self, trainer: Trainer) -> dict[str, Any]:
         """The test accuracy, once, of the weights that validation chose; the result as a record."""

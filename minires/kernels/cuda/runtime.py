@@ -68,6 +68,12 @@ class CupyRuntime:
             finally:
                 stream.synchronize()
 
+    def free_bytes(self) -> int:
+        """What the current device can still give, with what CuPy keeps for later."""
+        cupy = _cupy()
+        cupy.get_default_memory_pool().free_all_blocks()
+        return int(cupy.cuda.runtime.memGetInfo()[0])
+
     def new_memory(self) -> Any:
         """A memory pool that nobody else takes from."""
         return _cupy().cuda.MemoryPool()
