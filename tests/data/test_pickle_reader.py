@@ -158,6 +158,7 @@ MALICE = {
     "a key without a value": b"\x80\x02}(U\x01au.",
     "a list that holds itself": b"\x80\x02}q\x01(U\x01a]q\x02h\x02au.",
     "a dictionary that holds itself": b"\x80\x02}q\x01U\x01ah\x01s.",
+    "a list under two names": b"\x80\x02}(U\x01a]q\x01U\x01bh\x01u.",
     "an unknown memo": mapping(KEY, b"h\x07"),
     "a string with a bad escape": b"S'\\x'\n.",
     "a pickle of no dictionary": b"\x80\x02]." ,
