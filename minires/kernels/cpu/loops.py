@@ -66,9 +66,9 @@ def sgemm_address() -> int:
 def tile_rows(available: int, plane_bytes: int) -> int:
     """How many rows of tiles to transform at once, of `available`.
 
-    `plane_bytes` is what the 36 planes of one row take. Compiled loops take one row of
-    a few images, which fits the L2 cache. NumPy takes more: threads that do short vector operations wait for the interpreter's
-    lock more than they compute.
+    `plane_bytes` is what the 36 planes of one row take. Compiled loops take one row of a few
+    images, which fits the L2 cache. NumPy takes more: threads that do short vector operations wait
+    for the interpreter's lock more than they compute.
     """
     if _transforms is not None:
         return 1
