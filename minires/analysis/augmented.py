@@ -28,7 +28,7 @@ PLAIN = {"crop_padding": 0, "flip": False, "color_jitter": 0.0, "cutout": 0, "mi
          "cutmix": 0.0}  # fmt: skip
 SHOWN = {
     "crop and flip": {"crop_padding": 4, "flip": True},
-    "color jitter 0.5": {"color_jitter": 0.5},
+    "color jitter 0.3": {"color_jitter": 0.3},
     "cutout 12": {"cutout": 12},
     "mixup 1": {"mixup": 1.0},
     "cutmix 1": {"cutmix": 1.0},

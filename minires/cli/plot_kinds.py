@@ -318,6 +318,8 @@ def landscape(
     theme: Theme, runs: tuple[Path, ...], points: int | None, grid: Path, **options: Any
 ) -> Drawn:
     """The loss around the weights of runs, along random directions."""
+    import numpy as np
+
     from minires.analysis.landscape import Landscape, Plan
     from minires.analysis.pictures.landscape import draw_landscape
 
@@ -331,7 +333,8 @@ def landscape(
     names = [run.title for run in trained]
     numbers = {"axis": plan.axis.tolist(), "grid": str(grid), "runs": []}
     for run, found in zip(trained, land.grids, strict=True):
-        rows = {"loss": found.loss.tolist(), "accuracy": found.accuracy.tolist()}
+        loss = np.where(np.isfinite(found.loss), found.loss.astype(object), None)  # for JSON
+        rows = {"loss": loss.tolist(), "accuracy": found.accuracy.tolist()}
         numbers["runs"].append({"checkpoint": str(run.path), **rows})
     return Drawn(draw_landscape(theme, plan, land.grids, names), numbers, lines)
 

@@ -28,9 +28,9 @@ def draw_augment(theme: Theme, image: np.ndarray, kinds: Sequence[Variants], tit
         for count in [len(kind.images)]
         for start in range(0, count, COLUMNS)
     ]
-    heights = [1.5 if any(kind.captions) else 1.3 for _, kind, _ in rows]
-    figure = new_figure(1.12 * (COLUMNS + 1) + 0.3, sum(heights) + 0.6)
-    grid = figure.add_gridspec(len(rows), COLUMNS + 1, height_ratios=heights)
+    mixed = any(any(kind.captions) for kind in kinds)
+    figure = new_figure(1.12 * (COLUMNS + 1) + 0.3, (1.5 if mixed else 1.3) * len(rows) + 0.6)
+    grid = figure.add_gridspec(len(rows), COLUMNS + 1)
     first = figure.add_subplot(grid[:, 0])
     show_image(first, image)
     first.set_title("the image", fontsize=9)

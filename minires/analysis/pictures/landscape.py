@@ -64,6 +64,7 @@ def _draw_maps(
 ) -> Figure:
     """Above contours, below surfaces; a column for each network."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
 
     low, high = min(loss.min() for loss in losses), max(loss.max() for loss in losses)
     norm = LogNorm(low, max(high, 1.001 * low))
@@ -81,6 +82,8 @@ def _draw_maps(
         axes.plot(0, 0, "+", color="white", markersize=11, markeredgewidth=2)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_aspect("equal")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 5, 10)))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 5, 10)))
         axes.set_xlabel("first direction")
         if column == 0:
             axes.set_ylabel("second direction")
@@ -102,10 +105,11 @@ def _draw_surface(theme: Theme, axes: Any, plan: Plan, loss: np.ndarray, norm: A
         facecolors=_colors(theme, norm(loss)),
         rcount=plan.points,
         ccount=plan.points,
-        linewidth=0,
-        antialiased=True,
-        shade=True,
+        linewidth=0.3,
+        edgecolor="black",
+        shade=False,
     )
+    axes.set_box_aspect((1, 1, 0.75), zoom=1.2)
     axes.set_zlim(np.log10(norm.vmin), np.log10(norm.vmax))
     ticks = _ticks(norm.vmin, norm.vmax)
     axes.set_zticks(np.log10(ticks), [f"{tick:g}" for tick in ticks], fontsize=8)

@@ -10,11 +10,13 @@ from minires.analysis.pictures.images import grid_shape, show_image
 from minires.analysis.pictures.style import Theme, bare, heading, new_figure
 from minires.analysis.predictions import Predictions
 from minires.backend import to_host
+from minires.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 8
+FEWEST = 4
 
 
 def surest_mistakes(answers: Predictions, count: int) -> np.ndarray:
@@ -25,10 +27,15 @@ def surest_mistakes(answers: Predictions, count: int) -> np.ndarray:
 
 
 def draw_mistakes(theme: Theme, answers: Predictions, title: str, count: int = 24) -> Figure:
-    """The surest mistakes as a grid: above each image the answer, below it the true class."""
+    """The surest mistakes as a grid: above each image the answer, below it the true class.
+
+    Raises `UsageError` where there is no mistake.
+    """
     places = surest_mistakes(answers, count)
-    rows, columns = grid_shape(len(places), COLUMNS)
-    figure = new_figure(max(1.28 * columns, 4.0), 1.62 * rows + 0.75)
+    if not len(places):
+        raise UsageError(f"--split {answers.split}: every answer is right, no mistake can be drawn")
+    rows, columns = grid_shape(max(len(places), FEWEST), COLUMNS)
+    figure = new_figure(1.28 * columns, 1.62 * rows + 0.75)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     names = answers.class_names
     images = to_host(answers.images.images)
@@ -41,7 +48,5 @@ def draw_mistakes(theme: Theme, answers: Predictions, title: str, count: int = 2
         bare(axes)
     wrong = int((~answers.correct).sum())
     text = f"above: the answer and how sure it was; below: the label. {wrong:,} answers are wrong"
-    if not wrong:
-        text = "no answer is wrong"
-    heading(figure, title, text if len(cells) > 1 else "")
+    heading(figure, title, text)
     return figure

@@ -36,8 +36,8 @@ def draw_schedule(
     moving = len(courses) == 1 and bool(first.momentum)
     wide = len(courses) > 1
     figure = new_figure(2.5 * len(courses) if wide else 6.4, 5.4 if moving else 3.2)
-    cells = figure.subplots(2 if moving else 1, len(courses), sharex=True, sharey="row")
-    cells = list(figure.axes)
+    figure.subplots(2 if moving else 1, len(courses), sharex=True, sharey="row")
+    cells = figure.axes
     for index, (axes, course) in enumerate(zip(cells, courses, strict=False)):
         color = theme.series[index % len(theme.series)]
         axes.plot(course.epochs, course.rates, color=color, label="planned")
@@ -58,5 +58,5 @@ def draw_schedule(
     for axes in cells:
         axes.grid()
     if title:
-        heading(figure, title)
+        heading(figure, title, first.name if len(cells) == 1 else "")
     return figure

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
-DOTS_PER_INCH = 160
-LETTERS_PER_INCH = 12
+DOTS_PER_INCH = 140
+LETTERS_PER_INCH = 13
 
 
 @dataclass(frozen=True)
