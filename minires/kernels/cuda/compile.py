@@ -32,11 +32,12 @@ class Usage(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A cubin, the mangled name of each instantiation, and what each uses."""
+    """A cubin, the mangled name of each instantiation, what each uses, and the compiler's log."""
 
     cubin: bytes
     names: dict[str, str]
     usage: dict[str, Usage]
+    log: str
 
 
 def include_folders() -> list[str]:
@@ -86,9 +87,8 @@ def compile_source(source: str, architecture: str, names: list[str] | None = Non
             raise DeviceError(f"{path.name} does not compile: {complaint}") from error
         lowered = {name: nvrtc.getLoweredName(program, name) for name in wanted}
         lowered = {k: v.decode() if isinstance(v, bytes) else v for k, v in lowered.items()}
-        return Compiled(
-            nvrtc.getCUBIN(program), lowered, _usage(nvrtc.getProgramLog(program), lowered)
-        )
+        log = nvrtc.getProgramLog(program)
+        return Compiled(nvrtc.getCUBIN(program), lowered, _usage(log, lowered), log)
     finally:
         nvrtc.destroyProgram(program)
 

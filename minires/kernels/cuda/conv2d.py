@@ -6,6 +6,7 @@ import numpy as np
 
 from minires.backend import Array, kernel, options
 from minires.functional.conv import Conv2dCache
+from minires.kernels.cuda import hopper
 from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.implicit import Implicit
@@ -17,8 +18,10 @@ def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Im
     if not is_activation(x) or weight.ndim != 4 or weight.dtype != np.float32:
         return None
     n, c, h, w = x.shape
-    half = x.dtype.itemsize == 2 and options.conv == "auto"
-    return (Implicit if half else Columns)((n, h, w, c), weight, stride, padding)
+    rung = Columns
+    if x.dtype.itemsize == 2 and options.conv == "auto":
+        rung = hopper.Hopper if hopper.is_here() else Implicit
+    return rung((n, h, w, c), weight, stride, padding)
 
 
 @kernel("conv2d_forward", "gpu")

@@ -14,8 +14,8 @@ from minires.kernels.cuda.instantiations import (
     CONVOLVE_TILES,
     STEP,
     WEIGHT_TILES,
+    HopperTile,
     Tile,
-    shared_bytes,
 )
 from minires.kernels.cuda.runtime import empty, launch
 from minires.kernels.cuda.weights import CHUNK, backward_matrix, forward_matrix
@@ -39,6 +39,8 @@ def weight_tile(k: int, c: int) -> Tile:
 class Implicit:
     """The geometry of one convolution: x (N, H, W, C), weight (K, C, R, S)."""
 
+    source = "conv"
+
     def __init__(self, x_shape: tuple[int, ...], weight: Array, stride: int, padding: int) -> None:
         self.n, self.h, self.w, self.c = x_shape
         self.k, _, self.r, self.s = weight.shape
@@ -54,8 +56,9 @@ class Implicit:
         x = to_nhwc(logical(x), multiple=CHUNK)
         matrix = forward_matrix(weight, x.dtype, CHUNK)
         y = empty((self.n, self.p, self.q, self.k), x.dtype)
-        tile = convolve_tile(self.k)
-        tiles = -(-self.n * self.p * self.q // tile.rows)
+        rows = self.n * self.p * self.q
+        tile = self._tile(self.k, rows)
+        tiles = -(-rows // tile.rows)
         partial = empty((tiles, 2, self.k), np.float32) if moments else None
         self._convolve(tile, (tiles, -(-self.k // tile.columns), 1), x, matrix, y, partial, False)
         return y, partial
@@ -70,8 +73,8 @@ class Implicit:
         grad = to_nhwc(logical(grad), multiple=CHUNK)
         matrix = backward_matrix(weight, grad.dtype)  # (C, R, S, K)
         grad_x = empty((self.n, self.h, self.w, self.c), grad.dtype)
-        tile = convolve_tile(self.c)
         largest = self.n * -(-self.h // self.stride) * -(-self.w // self.stride)
+        tile = self._tile(self.c, largest)
         grid = (-(-largest // tile.rows), -(-self.c // tile.columns), self.stride**2)
         self._convolve(tile, grid, grad, matrix, grad_x, None, True)
         return grad_x
@@ -89,16 +92,25 @@ class Implicit:
         partial = empty((slabs, k, self.r, self.s, c), np.float32)
         launch("conv", tile.kernel("weight_gradient", cuda_type(x)), (*across, slabs),
                (tile.threads,), x, grad, partial, self.n, self.h, self.w, c, k, self.r, self.s,
-               self.p, self.q, self.stride, self.padding, slab, shared=shared_bytes(tile))
+               self.p, self.q, self.stride, self.padding, slab, shared=tile.shared)
+        return self._sum_of_slabs(partial)
+
+    def _sum_of_slabs(self, partial: Array) -> Array:
+        """partial (slabs, K', R, S, C') added up: (K, C, R, S)."""
         total = partial[0]
-        if slabs > 1:
+        if len(partial) > 1:
             total = empty(partial.shape[1:], np.float32)
             launch("conv", "add_slabs", blocks_for(total.size), (THREADS,), partial, total,
-                   np.int64(total.size), slabs)
+                   np.int64(total.size), len(partial))
         return total[: self.k, ..., : self.c].transpose(0, 3, 1, 2)
 
-    def _convolve(self, tile: Tile, grid, x, matrix, y, partial, backward: bool) -> None:
+    def _tile(self, channels: int, rows: int) -> Tile | HopperTile:
+        """The tile for results of `rows` rows and `channels` columns."""
+        return convolve_tile(channels)
+
+    def _convolve(self, tile, grid, x, matrix, y, partial, backward: bool) -> None:
         n, rows, columns, channels = x.shape
-        launch("conv", tile.kernel("convolve", cuda_type(x)), grid, (tile.threads,), x, matrix, y,
-               partial, n, rows, columns, channels, y.shape[3], self.r, self.s, y.shape[1],
-               y.shape[2], self.stride, self.padding, backward, shared=shared_bytes(tile))
+        name = tile.kernel("convolve", cuda_type(x))
+        launch(self.source, name, grid, (tile.threads,), x, matrix, y, partial, n, rows, columns,
+               channels, y.shape[3], self.r, self.s, y.shape[1], y.shape[2], self.stride,
+               self.padding, backward, shared=tile.shared)

@@ -37,6 +37,12 @@ class Tile(NamedTuple):
         """The instantiation of template `name` for this tile."""
         return f"{name}<{dtype}, {', '.join(str(size) for size in self)}>"
 
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory: the pipeline, or the finished tile."""
+        pipeline = STAGES * (self.rows + self.columns) * STEP * 2
+        return max(pipeline, self.rows * (self.columns + 8) * 2)
+
 
 CONVOLVE_TILES = (
     Tile(128, 128, 64, 32),
@@ -48,10 +54,78 @@ WEIGHT_TILES = (Tile(128, 128, 64, 32), Tile(64, 64, 32, 32), Tile(32, 32, 16, 1
                 Tile(16, 16, 16, 16))
 
 
-def shared_bytes(tile: Tile) -> int:
-    """The dynamic shared memory of a convolution kernel: its pipeline, or the finished tile."""
-    pipeline = STAGES * (tile.rows + tile.columns) * STEP * 2
-    return max(pipeline, tile.rows * (tile.columns + 8) * 2)
+HOPPER_STEP, HOPPER_THREADS = 64, 384
+"""As in conv_wgmma.cu: the length of one step, and threads per block, multiplying and copying."""
+
+_SLACK = 1024 + 16 * 8
+"""Bytes for the alignment of shared memory to 1024 and for the barriers of eight stages."""
+
+
+class HopperTile(NamedTuple):
+    """128 rows x `columns` of a convolution, and how many steps are under way."""
+
+    columns: int
+    stages: int
+
+    rows = 128
+    threads = HOPPER_THREADS
+
+    def kernel(self, name: str, dtype: str) -> str:
+        """The instantiation of template `name` for this tile."""
+        return f"{name}_wgmma<{dtype}, {self.columns}, {self.stages}>"
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory: the pipeline, or the finished tile and its statistics."""
+        pipeline = self.stages * (self.rows + self.columns) * HOPPER_STEP * 2
+        finished = self.rows * (self.columns + 8) * 2 + 2 * 8 * self.columns * 4
+        return max(pipeline, finished) + _SLACK
+
+
+class HopperWeightTile(NamedTuple):
+    """64 `below` rows (K) x 64 `beside` columns (R S C) of a weight gradient."""
+
+    below: int
+    beside: int
+    stages: int
+
+    threads = HOPPER_THREADS
+
+    @property
+    def rows(self) -> int:
+        """Of K."""
+        return 64 * self.below
+
+    @property
+    def columns(self) -> int:
+        """Of R S C."""
+        return 64 * self.beside
+
+    def kernel(self, name: str, dtype: str) -> str:
+        """The instantiation of template `name` for this tile."""
+        return f"{name}_wgmma<{dtype}, {self.below}, {self.beside}, {self.stages}>"
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory: the pipeline."""
+        return self.stages * (self.rows + self.columns) * HOPPER_STEP * 2 + _SLACK
+
+
+HOPPER_TILES = (
+    HopperTile(256, 4),
+    HopperTile(128, 6),
+    HopperTile(64, 4),
+    HopperTile(32, 4),
+    HopperTile(16, 4),
+)
+HOPPER_WEIGHT_TILES = (
+    HopperWeightTile(2, 4, 4),
+    HopperWeightTile(2, 2, 6),
+    HopperWeightTile(1, 4, 4),
+)
+
+HOPPER_SOURCES = ("conv_wgmma",)
+"""Sources that compile for sm_90a alone."""
 
 
 def _vectors(*names: str) -> list[str]:
@@ -84,6 +158,14 @@ INSTANTIATIONS: dict[str, list[str]] = {
         *(tile.kernel("convolve", dtype) for dtype in HALF_TYPES for tile in CONVOLVE_TILES),
         *(tile.kernel("weight_gradient", dtype) for dtype in HALF_TYPES for tile in WEIGHT_TILES),
         "add_slabs",
+    ],
+    "conv_wgmma": [
+        *(tile.kernel("convolve", dtype) for dtype in HALF_TYPES for tile in HOPPER_TILES),
+        *(
+            tile.kernel("weight_gradient", dtype)
+            for dtype in HALF_TYPES
+            for tile in HOPPER_WEIGHT_TILES
+        ),
     ],
     "distortion": [
         "draw_jitter",

@@ -38,6 +38,10 @@ class CupyRuntime:
         """Where the first value of `array` lies."""
         return array.data.ptr
 
+    def capability(self) -> int:
+        """The compute capability of the current GPU, 90 for 9.0."""
+        return int(_cupy().cuda.Device().compute_capability)
+
     def launch(
         self, source: str, name: str, grid: Grid, block: Grid, arguments: tuple, shared: int
     ) -> None:
@@ -149,6 +153,11 @@ def constant(values: np.ndarray) -> Array:
 def address(array: Array) -> int:
     """Where the first value of `array` lies."""
     return _current.address(array)
+
+
+def capability() -> int:
+    """The compute capability of the GPU that the launches go to, 90 for 9.0."""
+    return _current.capability()
 
 
 def launch(

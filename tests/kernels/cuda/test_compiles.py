@@ -10,11 +10,15 @@ import pytest
 from minires.kernels.cuda.compile import SOURCES, compile_source, why_not
 from minires.kernels.cuda.instantiations import (
     CONVOLVE_TILES,
+    HOPPER_SOURCES,
+    HOPPER_STEP,
+    HOPPER_THREADS,
+    HOPPER_TILES,
+    HOPPER_WEIGHT_TILES,
     INSTANTIATIONS,
     STAGES,
     STEP,
     WEIGHT_TILES,
-    shared_bytes,
 )
 
 REASON = why_not()
@@ -22,9 +26,14 @@ needs_compiler = pytest.mark.skipif(
     REASON is not None, reason=f'{REASON}: pip install -e ".[cuda-check]"'
 )
 
-CASES = [(source, arch) for source in sorted(INSTANTIATIONS) for arch in ("sm_80", "sm_90a")]
+CASES = [
+    (source, architecture)
+    for source in sorted(INSTANTIATIONS)
+    for architecture in ("sm_80", "sm_90a")
+    if architecture == "sm_90a" or source not in HOPPER_SOURCES
+]
 
-REGISTERS = {"conv": 128, "batch_norm": 128, "loss": 64}
+REGISTERS = {"conv": 128, "conv_wgmma": 168, "batch_norm": 128, "loss": 64}
 """At most so many per thread: a convolution's 256 threads then fit twice on a multiprocessor."""
 
 
@@ -45,6 +54,14 @@ def test_every_instantiation_compiles_without_spills(source, architecture, compi
     for name, usage in compiled.usage.items():
         assert usage.spills == 0 and usage.stack == 0, f"{name}: {usage}"
         assert usage.registers <= REGISTERS.get(source, 64), f"{name}: {usage}"
+
+
+@needs_compiler
+def test_products_of_a_warpgroup_run_side_by_side(compiled_sources):
+    """ptxas says where it cannot leave them under way and waits after each."""
+    log = compiled_sources["conv_wgmma", "sm_90a"].result().log
+    assert "Compiling entry function" in log
+    assert "serialized" not in log and "C75" not in log
 
 
 @needs_compiler
@@ -75,10 +92,22 @@ def test_the_constants_are_those_of_the_source():
     text = (SOURCES / "conv.cu").read_text()
     assert re.search(r"#define STEP (\d+)", text)[1] == str(STEP)
     assert re.search(r"#define STAGES (\d+)", text)[1] == str(STAGES)
+    text = (SOURCES / "conv_wgmma.cu").read_text()
+    names = ("HOPPER_STEP", "CONSUMERS", "PRODUCERS")
+    step, *threads = (int(re.search(rf"#define {name} (\d+)", text)[1]) for name in names)
+    assert step == HOPPER_STEP and sum(threads) == HOPPER_THREADS
 
 
 @pytest.mark.parametrize("tile", CONVOLVE_TILES + WEIGHT_TILES)
 def test_two_blocks_share_a_multiprocessor(tile):
     """sm_80 has 164 KiB of shared memory, of which each block takes 1 KiB for itself."""
-    assert 2 * (shared_bytes(tile) + 2 * 2 * 2 * 128 * 4 + 1024) <= 164 * 1024
+    assert 2 * (tile.shared + 2 * 2 * 2 * 128 * 4 + 1024) <= 164 * 1024
     assert tile.threads <= 256
+
+
+@pytest.mark.parametrize("tile", HOPPER_TILES + HOPPER_WEIGHT_TILES)
+def test_the_tiles_of_hopper_fit_its_shared_memory(tile):
+    """A block can have 227 of a multiprocessor's 228 KiB; narrow tiles are to fit twice."""
+    assert tile.shared <= 227 * 1024
+    if tile in HOPPER_TILES and tile.columns < 128:
+        assert 2 * (tile.shared + 1024) <= 228 * 1024

@@ -23,7 +23,7 @@ from minires.optim import OPTIMIZERS, SGD, WeightAverage, clip_by_norm, clip_by_
 def steps(monkeypatch):
     """Train `model` with every launch recorded: [(launches, fresh blocks)] of each step."""
 
-    def run(model, name, batch=8, size=32, steps=3):
+    def run(model, name, batch=8, size=32, steps=3, capability=80):
         if name == "bf16":
             pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: no bfloat16")
         import minires.kernels.cuda  # noqa: F401  (registers the launchers)
@@ -38,7 +38,7 @@ def steps(monkeypatch):
         labels = np.zeros(batch, np.int64)
         optimizer, loss = SGD(model.named_parameters()), CrossEntropyLoss()
         seen = []
-        with runtime.use(RecordingRuntime()) as recorder, np.errstate(all="ignore"):
+        with runtime.use(RecordingRuntime(capability)) as recorder, np.errstate(all="ignore"):
             for _ in range(steps):
                 recorder.launches, recorder.fresh = [], 0
                 model.zero_grad()
@@ -79,6 +79,21 @@ def test_what_resnet20_launches_in_half_precision(steps):
     assert counts["sgd"] == len(SGD(build("resnet20").named_parameters()).groups)
     assert counts["product"] == 3  # the linear layer
     assert counts["im2col"] == counts["col2im"] == 0
+
+
+def test_what_resnet18_launches_on_hopper(steps):
+    first, second, _ = steps(build("resnet18"), "fp16", capability=90)
+    counts = Counter(name.split("<")[0] for name in first[0])
+    assert counts["convolve_wgmma"] == 20 + 19 and counts["weight_gradient_wgmma"] == 20
+    assert counts["convolve"] == counts["weight_gradient"] == counts["moments"] == 0
+    assert second[0] == first[0] and second[1] == 0
+
+
+def test_narrow_weight_gradients_stay_on_the_rung_below(steps):
+    (launches, _), *_ = steps(build("resnet20", shortcut="A"), "fp16", capability=90)
+    counts = Counter(name.split("<")[0] for name in launches)
+    assert counts["convolve_wgmma"] == 19 + 18 and counts["convolve"] == 0
+    assert counts["weight_gradient"] == 13 and counts["weight_gradient_wgmma"] == 6
 
 
 def test_float32_goes_by_columns(steps):

@@ -28,7 +28,7 @@ def sanitizer() -> str | None:
     return path if Path(path).is_file() else None
 
 
-FILES = ("on_cpu_convolution.py", "on_cpu.py", "on_cpu_graph.py")
+FILES = ("on_cpu_convolution.py", "on_cpu.py", "on_cpu_hopper.py", "on_cpu_graph.py")
 
 
 def run_checks(name: str, library: str) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels.cuda.checking import dtype  # noqa: F401  (a fixture)
+from kernels.cuda.checking import TOLERANCE, close, dtype  # noqa: F401  (a fixture)
 from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks_batch import *  # noqa: F403
 from kernels.cuda.checks_convolution import *  # noqa: F403
@@ -78,3 +78,28 @@ def test_the_loss_falls_as_on_the_cpu(device, name, limit, monkeypatch):
 def test_the_same_training_gives_the_same_bits(device, name, monkeypatch):
     monkeypatch.setattr(precision, "current", precision.PRECISIONS[name])
     assert np.array_equal(train(device, 5), train(device, 5))
+
+
+@pytest.mark.parametrize(
+    "channels, side, k, stride",
+    [(64, 32, 64, 1), (64, 32, 128, 2), (256, 8, 256, 1), (512, 4, 512, 1)],
+)
+def test_the_rung_of_hopper_gives_what_the_rung_below_gives(channels, side, k, stride, place):
+    from minires.kernels.cuda.hopper import Hopper, is_here
+    from minires.kernels.cuda.implicit import Implicit
+
+    if not is_here():
+        pytest.skip("no GPU of compute capability 9.0")
+    rng = np.random.default_rng(k)
+    x = place(rng.standard_normal((32, side, side, channels)).astype(np.float16))
+    weight = rng.standard_normal((k, channels, 3, 3)) / (3 * channels**0.5)
+    weight = place(weight.astype(np.float32))
+    grad = place(rng.standard_normal((32, side // stride, side // stride, k)).astype(np.float16))
+    upper, lower = (rung(x.shape, weight, stride, 1) for rung in (Hopper, Implicit))
+    pairs = [
+        (upper.forward(x, weight, True)[0], lower.forward(x, weight, True)[0]),
+        (upper.input_gradient(grad, weight), lower.input_gradient(grad, weight)),
+        (upper.weight_gradient(x, grad), lower.weight_gradient(x, grad)),
+    ]
+    for got, expected in pairs:
+        close(got, to_host(expected), TOLERANCE["float16"])

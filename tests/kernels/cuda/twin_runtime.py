@@ -16,7 +16,13 @@ import numpy as np
 
 from minires.kernels.cuda import runtime
 from minires.kernels.cuda.compile import SOURCES
-from minires.kernels.cuda.instantiations import INSTANTIATIONS, STAGES, STEP, TYPES
+from minires.kernels.cuda.instantiations import (
+    HOPPER_SOURCES,
+    INSTANTIATIONS,
+    STAGES,
+    STEP,
+    TYPES,
+)
 
 TWIN = Path(__file__).parent / "twin"
 FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-DMINIRES_CPU_TWIN", "-w"]
@@ -74,8 +80,9 @@ def _dimensions(values: tuple[int, ...]):
 class TwinRuntime:
     """Runs every launch on the CPU. New arrays hold NaN (integers: the most negative)."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: int = 80) -> None:
         self.launches: list[tuple[str, str]] = []
+        self.capability = lambda: capability
 
     def empty(self, shape, dtype):
         """A poisoned array: what is not written shows."""
@@ -126,8 +133,9 @@ class TwinRuntime:
 class RecordingRuntime:
     """Computes nothing: counts launches, and memory as a pool that gives freed blocks out again."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: int = 80) -> None:
         self.launches: list[str] = []
+        self.capability = lambda: capability
         self.fresh = 0
         self._blocks: dict[int, list[np.ndarray]] = {}
 
@@ -152,7 +160,8 @@ class RecordingRuntime:
     def launch(self, source, name, grid, block, arguments, shared):
         assert name in INSTANTIATIONS[source], f"{name} is not compiled"
         assert all(0 < g <= (2**31 - 1 if axis == 0 else 65535) for axis, g in enumerate(grid))
-        assert 0 < int(np.prod(block)) <= 1024 and shared <= 96 * 1024
+        most = 227 if source in HOPPER_SOURCES else 96
+        assert 0 < int(np.prod(block)) <= 1024 and shared <= most * 1024
         for value in arguments:
             if isinstance(value, np.ndarray):
                 assert value.size, f"{name} was given an empty array"

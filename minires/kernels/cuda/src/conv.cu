@@ -12,29 +12,11 @@
 // rows of one slab; slabs are added up afterwards, in a fixed order.
 // Bytes: x and weight read about once from memory (R S times from the caches), Y written once.
 // Share of the tensor-core roof: not yet measured.
-#include "ptx.cuh"
+#include "conv.cuh"
 
 #define STEP 32          // the length of one step of the inner product
 #define STEP_CHUNKS 4    // in chunks of 8 values, 16 bytes
 #define STAGES 3
-
-// One axis of the way from a result's row or column to the input's: input = i * stride + origin +
-// direction * tap, and tap number `tap` is the weight's first + tap * every.
-struct Axis {
-  int size, taps, stride, origin, direction, first, every;
-};
-
-__device__ inline Axis forward_axis(int size, int taps, int stride, int padding) {
-  return {size, taps, stride, -padding, 1, 0, 1};
-}
-
-// The pixels `parity`, parity + stride, ... of the input, reached by every stride-th tap.
-__device__ inline Axis backward_axis(int size, int taps, int stride, int padding, int parity) {
-  int first = (parity + padding) % stride;
-  int reach = first < taps ? (taps - first + stride - 1) / stride : 0;
-  int pixels = (size - parity + stride - 1) / stride;
-  return {pixels, reach, 1, (parity + padding - first) / stride, -1, first, stride};
-}
 
 // y (N, Y, X, K) from x (N, H, W, C) and weight (K, R, S, C); C a multiple of 8. Forward, (Y, X) =
 // (P, Q); for the data gradient (`backward`), x is the output gradient, weight its transpose, and
@@ -52,7 +34,7 @@ __global__ void __launch_bounds__(TM / WM * (TN / WN) * 32, 2)
   DYNAMIC_SHARED(raw);
   uint4* shared = reinterpret_cast<uint4*>(raw);
   constexpr int STAGE = (TM + TN) * STEP_CHUNKS;  // in chunks: a tile of windows, one of weights
-  __shared__ float columns[2][WARPS_M][TN];
+  __shared__ float columns[2 * WARPS_M * TN];
 
   int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;
@@ -151,82 +133,9 @@ __global__ void __launch_bounds__(TM / WM * (TN / WN) * 32, 2)
   copy_async_wait<0>();
   __syncthreads();  // the pipeline's memory now takes the finished tile
 
-  constexpr int PITCH = TN + 8;  // values per row; 16 bytes more than a tile's row spread the banks
-  T* tile = reinterpret_cast<T*>(raw);
-#pragma unroll
-  for (int i = 0; i < MT; i++) {
-#pragma unroll
-    for (int j = 0; j < NT; j++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int row = warp_m * WM + i * 16 + lane / 4 + e / 2 * 8;
-        int column = warp_n * WN + j * 8 + lane % 4 * 2 + e % 2;
-        tile[row * PITCH + column] = from_float<T>(sum[i][j][e]);
-        sum[i][j][e] = rounded<T>(sum[i][j][e]);
-      }
-    }
-  }
-  if (partial) {
-    // Per column: its mean first, then the squared deviations from it, each over the valid rows.
-    int valid = min(TM, rows - row0);
-#pragma unroll
-    for (int pass = 0; pass < 2; pass++) {
-#pragma unroll
-      for (int j = 0; j < NT; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          int column = warp_n * WN + j * 8 + lane % 4 * 2 + e;
-          float mean = 0.0f, value = 0.0f;
-          if (pass == 1) {
-            for (int m = 0; m < WARPS_M; m++) mean += columns[0][m][column];
-            mean /= valid;
-          }
-#pragma unroll
-          for (int i = 0; i < MT; i++) {
-#pragma unroll
-            for (int below = 0; below < 2; below++) {
-              int row = warp_m * WM + i * 16 + lane / 4 + below * 8;
-              float v = sum[i][j][below * 2 + e] - mean;
-              if (row < valid) value += pass == 0 ? v : v * v;
-            }
-          }
-          for (int lanes = 16; lanes >= 4; lanes >>= 1) {
-            value += __shfl_xor_sync(0xffffffffu, value, lanes);
-          }
-          if (lane < 4) columns[pass][warp_m][column] = value;
-        }
-      }
-      __syncthreads();
-    }
-    for (int column = thread; column < TN; column += SIZE) {
-      if (column0 + column >= K) continue;
-      float mean = 0.0f, square = 0.0f;
-      for (int m = 0; m < WARPS_M; m++) {
-        mean += columns[0][m][column];
-        square += columns[1][m][column];
-      }
-      float* target = partial + (index_t)blockIdx.x * 2 * K + column0 + column;
-      target[0] = mean / valid;
-      target[K] = square;
-    }
-  } else {
-    __syncthreads();
-  }
-  // The tile goes out in chunks of 16 bytes, or value by value where K does not allow them.
-  bool whole = K % 8 == 0;
-  for (int item = thread; item < TM * (TN / 8); item += SIZE) {
-    int row = item / (TN / 8), column = item % (TN / 8) * 8, m = row0 + row;
-    if (m >= rows || column0 + column >= K) continue;
-    int n = m / pixels, pixel = m % pixels;
-    int i = pixel / right.size * spread + parity_h, j = pixel % right.size * spread + parity_w;
-    T* target = y + (((index_t)n * Y + i) * X + j) * K + column0 + column;
-    const T* source = tile + row * PITCH + column;
-    if (whole) {
-      store<T, 8>(target, load<T, 8>(source));
-    } else {
-      for (int e = 0; e < 8 && column0 + column + e < K; e++) target[e] = source[e];
-    }
-  }
+  finish_tile<T, TM, TN, WM, WN, WholeBlock>(sum, reinterpret_cast<T*>(raw), columns, y, partial,
+                                             thread, rows, row0, column0, Y, X, K, pixels,
+                                             right.size, spread, parity_h, parity_w);
 }
 
 // partial (slabs, K, R, S, C) float: the weight gradient over the slabs of `slab` rows (a multiple

@@ -43,13 +43,14 @@ struct Fiber {
   ucontext_t context;
   dim3 index;
   int state, place;  // place: which kind of exchange it waits in
+  std::function<bool()> condition;  // of what it waits for, in state EVENT
   std::vector<char> stack;
   unsigned char mailbox[32];
   std::vector<Copy> copies;
   int groups;
 };
 
-enum State { READY, LANES, BLOCK, DONE };
+enum State { READY, LANES, BLOCK, EVENT, DONE };
 
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
@@ -57,6 +58,8 @@ inline int current;
 inline dim3 block_index, block_size, grid_size;
 inline unsigned char* dynamic_shared;
 inline std::function<void()> body;
+inline std::function<void()> at_start, at_exit;  // of a thread: of wgmma_twin.h
+inline std::function<bool()> late_event;         // let one thing happen that takes its time
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "twin: %s (block %u %u %u, thread %d)\n", what, block_index.x,
@@ -71,9 +74,17 @@ inline void pause(State state, int place) {
   swapcontext(&me.context, &scheduler);
 }
 
+// Let other threads go on until `condition` holds.
+inline void wait_until(std::function<bool()> condition) {
+  if (condition()) return;
+  fibers[current].condition = std::move(condition);
+  pause(EVENT, 0);
+}
+
 inline void start() {
   body();
   Fiber& me = fibers[current];
+  if (at_exit) at_exit();
   if (!me.copies.empty()) fail("a thread ended before its copies");
   me.state = DONE;
   swapcontext(&me.context, &scheduler);
@@ -84,19 +95,22 @@ inline void run_until_paused(int fiber) {
   swapcontext(&scheduler, &fibers[fiber].context);
 }
 
-// Run the lanes of a warp from exchange to exchange, until all wait for the block or are done.
+// Run the lanes of a warp from exchange to exchange, until all wait for others or are done.
 inline void run_warp(int first, int last) {
   while (true) {
-    int ready = 0, waiting = 0;
+    int waiting = 0, events = 0;
     for (int i = first; i < last; i++) {
-      if (fibers[i].state == READY) run_until_paused(i), ready++;
+      if (fibers[i].state == READY) run_until_paused(i);
     }
     for (int i = first; i < last; i++) {
-      if (fibers[i].state != LANES) continue;
-      waiting++;
-      if (fibers[i].place != fibers[first].place) fail("lanes of a warp in different exchanges");
+      waiting += fibers[i].state == LANES;
+      events += fibers[i].state == EVENT;
     }
-    if (waiting == 0) return;
+    if (waiting == 0 || events) return;
+    for (int i = first; i < last; i++) {
+      bool astray = fibers[i].state == LANES && fibers[i].place != fibers[first].place;
+      if (astray) fail("lanes of a warp in different exchanges");
+    }
     if (waiting != last - first) fail("an exchange that not all lanes of the warp reach");
     for (int i = first; i < last; i++) fibers[i].state = READY;
   }
@@ -117,13 +131,26 @@ inline void run_block() {
     f.context.uc_link = nullptr;
     makecontext(&f.context, start, 0);
   }
+  if (at_start) at_start();
   while (true) {
     for (int w = 0; w < threads; w += 32) run_warp(w, std::min(threads, w + 32));
-    int waiting = 0;
-    for (Fiber& f : fibers) waiting += f.state == BLOCK;
-    if (waiting == 0) return;
-    if (waiting != threads) fail("a barrier that not all threads reach");
-    for (Fiber& f : fibers) f.state = READY;
+    int waiting = 0, events = 0, woken = 0;
+    for (Fiber& f : fibers) {
+      waiting += f.state == BLOCK;
+      events += f.state == EVENT;
+    }
+    if (waiting == 0 && events == 0) return;
+    if (waiting == threads) {
+      for (Fiber& f : fibers) f.state = READY;
+      continue;
+    }
+    if (events == 0) fail("a barrier that not all threads reach");
+    std::vector<char> wakes(threads);  // all conditions first: one that wakes may change another
+    for (int i = 0; i < threads; i++) wakes[i] = fibers[i].state == EVENT && fibers[i].condition();
+    for (int i = 0; i < threads; i++) {
+      if (wakes[i]) fibers[i].state = READY, woken++;
+    }
+    if (!woken && !(late_event && late_event())) fail("threads that wait for each other");
   }
 }
 
