@@ -10,7 +10,7 @@ import numpy as np
 
 from minires.backend import Array
 from minires.kernels.cuda.arrays import cuda_type, logical, to_nhwc
-from minires.kernels.cuda.implicit import CHUNK, Implicit
+from minires.kernels.cuda.implicit import Implicit
 from minires.kernels.cuda.instantiations import (
     HOPPER_STEP,
     HOPPER_TILES,
@@ -19,6 +19,7 @@ from minires.kernels.cuda.instantiations import (
     HopperWeightTile,
 )
 from minires.kernels.cuda.runtime import capability, empty, launch
+from minires.kernels.cuda.weights import CHUNK
 
 MULTIPROCESSORS = 132
 """Of an H100 or an H200."""

@@ -6,8 +6,6 @@
 // Asynchronous copies really are late: the target holds NaN until the wait that covers them. With
 // the address sanitizer, every access outside an array is an error too.
 #pragma once
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -31,7 +29,70 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define __asan_unpoison_memory_region(address, size)
+#endif
+
+#if defined(__x86_64__)
+// A context is a stack pointer; what a function must preserve lies on the stack. (The swapcontext
+// of the C library asks the kernel about signals each time, which takes longer than the fibers.)
+asm(R"(
+.text
+.type twin_switch, @function
+twin_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size twin_switch, .-twin_switch
+)");
+extern "C" __attribute__((visibility("hidden"))) void twin_switch(void** from, void* to);
+#else
+#include <ucontext.h>
+#endif
+
 namespace twin {
+
+#if defined(__x86_64__)
+constexpr size_t FRAMES = 4096;  // bytes, more than `start` and what it calls at the end take
+
+struct Context {
+  void* stack = nullptr;
+};
+inline void switch_to(Context& from, Context& to) { twin_switch(&from.stack, to.stack); }
+inline void prepare(Context& context, std::vector<char>& stack, void (*entry)()) {
+  // The first functions of a thread that ran here before never returned: their frames are marked.
+  __asan_unpoison_memory_region(stack.data() + stack.size() - FRAMES, FRAMES);
+  uintptr_t top = (uintptr_t)(stack.data() + stack.size()) & ~(uintptr_t)15;
+  void** slots = reinterpret_cast<void**>(top) - 8;  // six registers, the entry, and its caller
+  std::fill(slots, slots + 8, nullptr);
+  slots[6] = reinterpret_cast<void*>(entry);
+  context.stack = slots;
+}
+#else
+typedef ucontext_t Context;
+inline void switch_to(Context& from, Context& to) { swapcontext(&from, &to); }
+inline void prepare(Context& context, std::vector<char>& stack, void (*entry)()) {
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack.data();
+  context.uc_stack.ss_size = stack.size();
+  context.uc_link = nullptr;
+  makecontext(&context, entry, 0);
+}
+#endif
 
 struct Copy {
   void* target;
@@ -40,7 +101,7 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   dim3 index;
   int state, place;  // place: which kind of exchange it waits in
   std::function<bool()> condition;  // of what it waits for, in state EVENT
@@ -53,7 +114,7 @@ struct Fiber {
 enum State { READY, LANES, BLOCK, EVENT, DONE };
 
 inline std::vector<Fiber> fibers;
-inline ucontext_t scheduler;
+inline Context scheduler;
 inline int current;
 inline dim3 block_index, block_size, grid_size;
 inline unsigned char* dynamic_shared;
@@ -71,7 +132,7 @@ inline void pause(State state, int place) {
   Fiber& me = fibers[current];
   me.state = state;
   me.place = place;
-  swapcontext(&me.context, &scheduler);
+  switch_to(me.context, scheduler);
 }
 
 // Let other threads go on until `condition` holds.
@@ -87,12 +148,12 @@ inline void start() {
   if (at_exit) at_exit();
   if (!me.copies.empty()) fail("a thread ended before its copies");
   me.state = DONE;
-  swapcontext(&me.context, &scheduler);
+  switch_to(me.context, scheduler);
 }
 
 inline void run_until_paused(int fiber) {
   current = fiber;
-  swapcontext(&scheduler, &fibers[fiber].context);
+  switch_to(scheduler, fibers[fiber].context);
 }
 
 // Run the lanes of a warp from exchange to exchange, until all wait for others or are done.
@@ -125,11 +186,7 @@ inline void run_block() {
     f.state = READY;
     f.copies.clear();
     f.groups = 0;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.data();
-    f.context.uc_stack.ss_size = f.stack.size();
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, start, 0);
+    prepare(f.context, f.stack, start);
   }
   if (at_start) at_start();
   while (true) {
