@@ -118,7 +118,7 @@ def finish(
     relu: bool,
     ws: Workspace,
 ) -> None:
-    """out = y (+ shortcut), then ReLU if `relu`."""
+    """out = y (+ shortcut), then ReLU if `relu`; y may be out itself."""
     zeros = ws.zeros(length)
     for source, target, extra in _pieces(rows, columns, length, y, out, shortcut):
         if extra is not None:
@@ -126,7 +126,7 @@ def finish(
             source = np.add(source, extra, out=last)
         if relu:
             np.maximum(source, zeros, out=target)
-        elif extra is None:
+        elif extra is None and y is not out:
             np.copyto(target, source)
 
 

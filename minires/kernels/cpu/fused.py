@@ -181,10 +181,13 @@ class _Forward:
                 return
             for images, row, rows in chunks(self.conv, thread):
                 length = (images.stop - images.start) * self.k
-                y = ws.get("chunk", (rows, self.w, length))
-                self.conv.forward(row, images, y, 0, 0, ws)
                 place = self._place(Piece(row, rows, images.start * self.k, length))
-                loops.finish(Region(y, 0, 0, 0), *place, self.relu, ws)
+                y = place[0]
+                if loops.compiled_in_use():  # faster with arrays in one piece
+                    y = Region(ws.get("chunk", (rows, self.w, length)), 0, 0, 0)
+                target = y.array[:, y.column : y.column + self.w]
+                self.conv.forward(row, images, target, y.row, y.lo, ws)
+                loops.finish(y, *place, self.relu, ws)
 
         parallel(work, len(self.shares))
 
