@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from minires.kernels.cpu import elementwise, winograd
 from minires.kernels.cpu.regions import Region
 
-NUMPY_PLANE_BYTES = 2_500_000
+NUMPY_PLANE_BYTES = 5_000_000
 
 NONE = np.empty(0, np.float32)
 """Stands for "no ReLU" where a scale is expected."""
