@@ -114,7 +114,7 @@ def mistakes(theme: Theme, count: int, **options: Any) -> Drawn:
 
 @kind(RUN, IMAGE, split_option, weights_options, data_options)
 def filters(theme: Theme, image: str, **options: Any) -> Drawn:
-    """The filters of the first layer, and what they make of an image."""
+    """The filters of the first layer, and what they see."""
     from minires.analysis.pictures.filters import draw_filters
     from minires.backend import to_host
 
@@ -199,7 +199,10 @@ def gradcam(theme: Theme, layer: str | None, class_name: str | None, **options: 
     ),
 )
 def schedule(theme: Theme, run: Path | None, **options: Any) -> Drawn:
-    """The course of the learning rate: of a run, of options, or of all schedules."""
+    """The learning rate over the epochs.
+
+    Of RUN, with points where it was logged; of the options; or, without both, of all schedules.
+    """
     from minires.analysis.courses import STEPS, all_courses, course_of
     from minires.analysis.pictures.schedule import draw_schedule
     from minires.training.config import resolve
@@ -231,7 +234,10 @@ def schedule(theme: Theme, run: Path | None, **options: Any) -> Drawn:
     ),
 )
 def augment(theme: Theme, run: Path | None, image: int, count: int, **options: Any) -> Drawn:
-    """What augmentation makes of one image: of a run, of options, or each kind alone."""
+    """What augmentation makes of one image.
+
+    As in RUN, or as the options say; without both, each kind alone.
+    """
     from minires.analysis.augmented import each_kind, variants
     from minires.analysis.pictures.augment import COLUMNS, draw_augment
     from minires.data import load_dataset
@@ -317,7 +323,11 @@ def statistics(theme: Theme, run: Path | None, split: str, images: int, **where:
 def landscape(
     theme: Theme, runs: tuple[Path, ...], points: int | None, grid: Path, **options: Any
 ) -> Drawn:
-    """The loss around the weights of runs, along random directions."""
+    """The loss around the weights of runs, along random directions.
+
+    The directions are filter-normalised (Li et al. 2018). The points are kept in --grid as they are
+    computed: after Ctrl-C the same command goes on.
+    """
     import numpy as np
 
     from minires.analysis.landscape import Landscape, Plan

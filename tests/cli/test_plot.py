@@ -62,6 +62,7 @@ def test_help_lists_every_kind_in_one_line(capsys):
     assert code == 0
     listed = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
     assert listed == list(KINDS)
+    assert "..." not in out  # no line was too long
 
 
 @pytest.mark.parametrize("kind", KINDS)
