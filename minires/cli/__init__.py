@@ -41,6 +41,7 @@ COMMANDS = {
 }
 """Command name: (module, the line in --help). The module holds a click command `command`."""
 
+FOLDER_VARIABLE = "MINIRES_DATA"
 INTERRUPTED = 130
 
 
@@ -74,7 +75,7 @@ def complete_options(command: click.Command, name: str) -> None:
     """Give `command` what all commands share: --debug, and its options from the environment.
 
     `--epochs` of the command `name` train is read from MINIRES_TRAIN_EPOCHS, else from
-    MINIRES_EPOCHS.
+    MINIRES_EPOCHS. MINIRES_DATA is no `--data`: it is the folder, wherever an option says so.
     """
     if any(parameter.name == "debug" for parameter in command.params):
         return
@@ -85,7 +86,8 @@ def complete_options(command: click.Command, name: str) -> None:
             own = [own] if isinstance(own, str) else list(own)
             option = parameter.name.strip("_").upper()
             prefix = name.upper().replace("-", "_")
-            parameter.envvar = [*own, f"MINIRES_{prefix}_{option}", f"MINIRES_{option}"]
+            names = [f"MINIRES_{prefix}_{option}", f"MINIRES_{option}"]
+            parameter.envvar = own + [name for name in names if name != FOLDER_VARIABLE]
 
 
 def _debug_option() -> click.Option:

@@ -150,3 +150,10 @@ def test_the_command_line_wins_over_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("MINIRES_EPOCHS", "0")
     _, _, err = run(capsys, "train", "--lr", "0.1")
     assert "--epochs" in err
+
+
+def test_the_folder_of_the_data_is_not_taken_for_a_switch(capsys, monkeypatch):
+    monkeypatch.setenv("MINIRES_DATA", "/somewhere/cifar10")
+    code, _, err = run(capsys, "bench", "--model", "nothing")
+    assert code == 2
+    assert "nothing" in err and "--data" not in err
