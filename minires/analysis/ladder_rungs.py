@@ -167,23 +167,8 @@ def kernel_winograd(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     Runs on as many threads as `backend.options` says, each with its own share of the images: the
     matrix products and the compiled loops let go of the interpreter's lock.
     """
-    from minires.kernels.cpu.buffers import logical, pool
-    from minires.kernels.cpu.convolution import Winograd
-    from minires.kernels.cpu.threads import parallel, shards, workspace
+    from minires.kernels.cpu.buffers import logical
+    from minires.kernels.cpu.conv2d import conv2d_forward
 
-    h, w, n, _ = x.shape
-    k = weight.shape[3]
-    convolution = Winograd(logical(x), weight.transpose(3, 2, 0, 1), 1, 1)
-    convolution.begin_forward()
-    y = pool.take((h, w, n, k))
-    parts = shards(n)
-
-    def work(thread: int) -> None:
-        images = parts[thread]
-        for row in range(0, h, convolution.rows):
-            convolution.forward(
-                row, images, y.reshape(h, w, n * k), row, images.start * k, workspace(thread)
-            )
-
-    parallel(work, len(parts))
-    return y
+    y, _ = conv2d_forward(logical(x), weight.transpose(3, 2, 0, 1), None, 1, 1)
+    return y.transpose(2, 3, 0, 1)
