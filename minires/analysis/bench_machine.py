@@ -17,6 +17,8 @@ from minires.backend import Device, array_module, available_cores, synchronize, 
 
 GEMM_SIZES = (1024, 2048)
 GEMM_REPEATS = 5
+STREAM_VALUES = 1 << 25
+"""Of each array of the bandwidth: 128 MiB, more than any cache holds."""
 
 
 def machine_facts(threads: int, device: Device) -> dict[str, Any]:
@@ -98,6 +100,16 @@ def gemm_peak(threads: int, device: Device) -> float:
         with limits(1, user_api="blas"):
             best = max(best, _products_side_by_side(n, threads))
     return best
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second that one thread reads and writes together: c = a + b, with large arrays.
+
+    The arrays have been touched before. What the processor reads of c before it writes it is not
+    counted.
+    """
+    a, b, c = (np.full(STREAM_VALUES, 0.5, np.float32) for _ in range(3))
+    return 3.0 * a.nbytes / _fastest(lambda: np.add(a, b, out=c))
 
 
 def _one_product(n: int, device: Device) -> float:

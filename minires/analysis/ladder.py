@@ -19,7 +19,12 @@ import numpy as np
 from minires.analysis import ladder_rungs as rungs
 from minires.analysis.bench_check import relative_error
 from minires.analysis.bench_contenders import available_loops, choose_loops, loops_restored
-from minires.analysis.bench_machine import gemm_peak, load_average, machine_facts
+from minires.analysis.bench_machine import (
+    gemm_peak,
+    load_average,
+    machine_facts,
+    memory_bandwidth,
+)
 from minires.backend import CPU, options, select_device
 from minires.errors import MiniresError
 
@@ -119,12 +124,13 @@ def climb(
         inputs = {r.name: arrange(x[: r.images], weight, r.layout) for r in ladder}
         errors = _check(ladder, inputs, say)
         seconds = _time(ladder, inputs, rounds, say)
-    say("measuring the peak of the matrix product")
+    say("measuring the peak of the matrix product and of the memory")
     return {
         "shape": {**vars(shape), "flops_per_image": shape.flops},
         "machine": {
             **machine_facts(threads, CPU),
             "gemm_flops_per_second_one_thread": gemm_peak(1, CPU),
+            "memory_bytes_per_second_one_thread": memory_bandwidth(),
             "load_average_after": load_average(),
         },
         "rungs": _rows(shape, ladder, seconds, errors),

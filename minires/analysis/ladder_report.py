@@ -22,7 +22,8 @@ def print_ladder(report: dict[str, Any]) -> None:
     peak = machine["gemm_flops_per_second_one_thread"]
     console.print(
         f"{_describe(report)}, on {machine['cpu']}; "
-        f"matrix product peak of one thread {peak / 1e9:,.0f} GFLOP/s",
+        f"one thread: matrix product {peak / 1e9:,.0f} GFLOP/s, "
+        f"memory {machine['memory_bytes_per_second_one_thread'] / 1e9:,.0f} GB/s",
         soft_wrap=True,
     )
     table = Table(box=box.SIMPLE_HEAD)

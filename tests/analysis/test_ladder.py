@@ -20,8 +20,9 @@ TINY = Shape(channels=8, size=8, images=5)
 
 @pytest.fixture(autouse=True)
 def small_and_restored(monkeypatch):
-    """Small matrix products for the peak, and the number of threads as it was before."""
+    """Small arrays for the peaks, and the number of threads as it was before."""
     monkeypatch.setattr(bench_machine, "GEMM_SIZES", (32,))
+    monkeypatch.setattr(bench_machine, "STREAM_VALUES", 1000)
     monkeypatch.setattr(backend.options, "threads", backend.options.threads)
     backend.select_device("cpu", 2)
 
@@ -65,6 +66,7 @@ def test_report():
         assert row["gain"] == pytest.approx(ratio)
         assert row["relative_error"] < 1e-5 and row["reason"]
     assert report["shape"]["flops_per_image"] == 2 * 9 * 8 * 8 * 8 * 8
+    assert report["machine"]["memory_bytes_per_second_one_thread"] > 0
     for row in rows:
         work = row["flops_per_second"] * row["seconds_per_image"]
         assert work == pytest.approx(report["shape"]["flops_per_image"])
