@@ -6,8 +6,9 @@ r"""The figures: each is drawn by a function in docs/figures/*.py, and knows the
     *Figure 5.1. What it shows. Drawn by `python docs/make.py figures windows`.*
 
 `@figure` marks the function (`windows`, with `_` for each `-` of the name); it returns a matplotlib
-`Figure`. The picture carries a fingerprint of its file and of docs/figures/style.py, so a test can
-tell, without drawing anything, that a picture is older than its code.
+`Figure`. The picture carries a fingerprint of its file, of docs/figures/style.py and of the records
+that the file names ("results/NAME.json"), so a test can tell, without drawing anything, that a
+picture is older than its code or its numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MARK = re.compile(
     r"(?P<caption>(?:\n[^\n]+(?:\n[^\n]+)*)?)",
     re.MULTILINE,
 )
+RECORD = re.compile(rb'"(results/[\w./-]+)"')
 FINGERPRINT = re.compile(rb"code ([0-9a-f]{64})")
 
 
@@ -40,9 +42,11 @@ class Drawing:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the code that draws it."""
+        """The SHA-256 of the code that draws it and of the records that the code names."""
         style = self.code.parent / "style.py"
         text = self.code.read_bytes() + (style.read_bytes() if style.exists() else b"")
+        for name in RECORD.findall(text):
+            text += (self.code.parent.parent / name.decode()).read_bytes()
         return hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
 
     @property
@@ -128,7 +132,7 @@ def problems(root: Path = ROOT) -> list[str]:
             found.append(f"{drawing.code.name}: no page shows {name}")
         if not drawing.current:
             found.append(
-                f"docs/figures/{drawing.picture.name}: older than its code; "
+                f"docs/figures/{drawing.picture.name}: older than its code or its numbers; "
                 f"run python docs/make.py figures {name}"
             )
     return found

@@ -229,6 +229,18 @@ def test_a_figure_that_is_older_than_its_code_is_seen(gallery):
     assert "older than its code" in " ".join(figures.problems(gallery))
 
 
+def test_a_figure_that_is_older_than_the_numbers_it_shows_is_seen(gallery):
+    record = gallery / "docs" / "results" / "speed.json"
+    record.parent.mkdir()
+    record.write_text("1")
+    code = gallery / "docs" / "figures" / "things.py"
+    code.write_text(DRAWING + 'RECORD = "results/speed.json"\n')
+    figures.draw(figures.drawings(code.parent)["small-thing"])
+    assert figures.problems(gallery) == []
+    record.write_text("2")
+    assert "older than its code" in " ".join(figures.problems(gallery))
+
+
 def test_figures_without_code_caption_or_page_are_seen(gallery):
     page = gallery / "docs" / "01.md"
     figures.draw(figures.drawings(gallery / "docs" / "figures")["small-thing"])
