@@ -134,6 +134,11 @@ def reference_only() -> Iterator[None]:
         _kernels_enabled = before
 
 
+def kernels_in_use() -> bool:
+    """Whether operations run on kernels: not within `reference_only`."""
+    return _kernels_enabled
+
+
 @contextmanager
 def observe_operations(around: Callable[[str, Callable, tuple, dict], Any]) -> Iterator[None]:
     """Hand every call of an operation to `around` while the context lasts.

@@ -29,7 +29,10 @@ from minires.backend import (
     OPERATIONS,
     Array,
     Device,
+    activation_dtype,
+    kernels_in_use,
     observe_operations,
+    options,
     reference_only,
     to_device,
     to_host,
@@ -45,6 +48,15 @@ GRADIENT_TOLERANCE = 1e-4
 NETWORK_TOLERANCE = 5e-4
 """Of the gradient of a whole network. Rounding grows on its way: measured are 3e-6 on ResNet-20,
 1e-5 on ResNet-18 and 1e-4 on ResNet-50, whose last batch norms see four images of 4x4 pixels."""
+
+TOLERANCES = {
+    "fp32": (FORWARD_TOLERANCE, GRADIENT_TOLERANCE, FORWARD_TOLERANCE, NETWORK_TOLERANCE),
+    "tf32": (2e-3, 5e-3, 2e-2, 5e-2),
+    "fp16": (2e-3, 5e-3, 2e-2, 5e-2),
+    "bf16": (1.5e-2, 4e-2, 1e-1, 3e-1),
+}
+"""Of an operation forward and backward, of a network's outputs and of its gradients. TF32 and
+float16 keep 11 bits of a number, bfloat16 keeps 8."""
 
 BATCH_SIZE = 4
 
@@ -133,7 +145,8 @@ def check_operations(
     """Each operation over two training steps and one inference."""
     model = build(**spec, device=device)
     optimizer, loss = SGD(model.named_parameters()), CrossEntropyLoss()
-    images, labels = (to_device(array, device) for array in batch)
+    images = to_device(batch[0].astype(activation_dtype(device), copy=False), device)
+    labels = to_device(batch[1], device)
     check = OperationCheck()
     with observe_operations(check):
         for _ in range(2):
@@ -147,7 +160,12 @@ def check_operations(
 
 def tolerance_of(operation: str) -> float:
     """The error that an operation of this name may have."""
-    return GRADIENT_TOLERANCE if operation.endswith("_backward") else FORWARD_TOLERANCE
+    return TOLERANCES[options.precision][operation.endswith("_backward")]
+
+
+def is_float(array: Any) -> bool:
+    """Whether these are floating-point numbers, bfloat16 too, which NumPy takes for bytes."""
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 def in_float64(value: Any) -> Any:
@@ -155,7 +173,7 @@ def in_float64(value: Any) -> Any:
     if isinstance(value, tuple):
         parts = [in_float64(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if hasattr(value, "dtype") and hasattr(value, "ndim") and value.dtype.kind == "f":
+    if hasattr(value, "dtype") and hasattr(value, "ndim") and is_float(value):
         return value.astype(np.float64)
     return value
 
@@ -169,7 +187,7 @@ def results_of(result: Any) -> list[Array]:
 
 def arrays_among(values: tuple) -> list[Array]:
     """The float arrays among `values`."""
-    return [v for v in values if hasattr(v, "dtype") and v.dtype.kind == "f"]
+    return [v for v in values if hasattr(v, "dtype") and is_float(v)]
 
 
 # --- 2. the network -------------------------------------------------------------------------
@@ -236,12 +254,13 @@ def check_network(
         truth, free = loss_and_gradients(wide, batch, device)
         with observe_operations(branches.impose()):
             _, same_branches = loss_and_gradients(wide, batch, device)
+    outputs, of_gradients = TOLERANCES[options.precision][2:]
     return [
-        CheckResult("network: loss", abs(loss - truth) / abs(truth), FORWARD_TOLERANCE),
+        CheckResult("network: loss", abs(loss - truth) / abs(truth), outputs),
         CheckResult(
             "network: gradients, same branches",
             relative_error(gradients, same_branches),
-            NETWORK_TOLERANCE,
+            of_gradients,
         ),
         CheckResult("network: gradients", relative_error(gradients, free), None),
         CheckResult("float32 reference: loss", abs(loss32 - truth) / abs(truth), None),
@@ -254,10 +273,17 @@ def loss_and_gradients(
 ) -> tuple[float, list[np.ndarray]]:
     """The loss of a new model on `batch`, and the gradients of all parameters."""
     model, loss = build(**spec, device=device), CrossEntropyLoss()
-    images = to_device(batch[0].astype(spec["dtype"]), device)
+    wide = spec["dtype"] == "float64"
+    dtype = np.float64 if wide else kernels_dtype(device)
+    images = to_device(batch[0].astype(dtype), device)
     value = loss.forward(model(images), to_device(batch[1], device))
     model.backward(loss.backward())
     return float(value), [to_host(p.grad).copy() for _, p in model.named_parameters()]
+
+
+def kernels_dtype(device: Device) -> np.dtype:
+    """The type of a batch for the kernels; for the reference alone it is float32."""
+    return activation_dtype(device) if kernels_in_use() else np.dtype(np.float32)
 
 
 # --- 3. the full batch ----------------------------------------------------------------------
@@ -275,6 +301,7 @@ def check_full_batch(
     with reference_only():
         truth = to_host(wide(to_device(images.astype(np.float64), device)))
     order = np.arange(full_batch) % len(images)
-    logits = build(**spec, device=device).eval()(to_device(images[order], device))
+    stored = images[order].astype(activation_dtype(device), copy=False)
+    logits = build(**spec, device=device).eval()(to_device(stored, device))
     name = "network: inference, full batch"
-    return CheckResult(name, relative_error(logits, truth[order]), FORWARD_TOLERANCE)
+    return CheckResult(name, relative_error(logits, truth[order]), TOLERANCES[options.precision][2])

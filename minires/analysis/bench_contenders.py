@@ -8,17 +8,26 @@ parameters), with the gradients reset; inference is a forward pass in evaluation
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from minires.backend import Device, synchronize, to_device
+from minires.backend import (
+    Device,
+    activation_dtype,
+    fixed_weights,
+    options,
+    synchronize,
+    to_device,
+)
 from minires.errors import UsageError
 from minires.models import build
 from minires.models.registry import OPTIONS, architecture_of
 from minires.nn import CrossEntropyLoss
-from minires.optim import SGD
+from minires.optim import SGD, LossScaler
+from minires.training.graph import GraphedStep
+from minires.training.step import TrainingStep
 
 TRAINING, INFERENCE = "training", "inference"
 
@@ -26,6 +35,10 @@ LEARNING_RATE = 1e-3
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 LAYOUTS = ("nchw", "channels_last")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+GPU_REPEATS = 20
+"""Steps in one go on a GPU: waiting for each would time the way there and back as well."""
 
 _TWIN_OPTIONS = {"width", "plain", "shortcut", "zero_init_residual"}
 
@@ -44,26 +57,40 @@ def random_batch(batch_size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 class Contender:
     """Something that can take a training step and infer.
 
-    `prepare(mode)` puts it into a mode, untimed; `run()` then does the work once and returns when
-    it is done.
+    `prepare(mode)` puts it into a mode, untimed; `begin()` starts the work once, and `finish()`
+    returns when all that was begun is done. `repeats` is how often the work is begun in one go to
+    be timed: more than once on a GPU, which starts on the next step before it has ended the last.
     """
 
     name: str
     is_torch = False
     is_compiled = False
     """Whether torch.compile made it: such contenders are compared with apart."""
+    repeats = 1
 
     def prepare(self, mode: str) -> None:
         """Get ready to run in `mode`, TRAINING or INFERENCE."""
         raise NotImplementedError
 
-    def run(self) -> None:
+    def begin(self) -> None:
         """One training step, or one inference over the batch."""
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Wait for the device."""
+
+    def run(self) -> None:
+        """The work once, and wait for it."""
+        self.begin()
+        self.finish()
+
 
 class MiniresContender(Contender):
-    """This library; `loops` is "numpy" or "numba" on the CPU, None on a GPU."""
+    """This library; `loops` is "numpy" or "numba" on the CPU, None on a GPU.
+
+    On a GPU the steps run as a graph unless `graph` is False, in the precision that was chosen with
+    the device, on the stream of `kernels.cuda.runtime`'s `own_stream`.
+    """
 
     def __init__(
         self,
@@ -71,20 +98,29 @@ class MiniresContender(Contender):
         batch: tuple[np.ndarray, np.ndarray],
         device: Device,
         loops: str | None = None,
+        graph: bool = True,
     ) -> None:
         self.name = "minires" if loops is None else f"minires-{loops}"
         self.device, self.loops = device, loops
+        self.repeats = 1 if device.kind == "cpu" else GPU_REPEATS
         self.model = build(**spec, device=device)
-        self.loss = CrossEntropyLoss()
-        self.optimizer = SGD(
+        optimizer = SGD(
             self.model.named_parameters(),
             momentum=MOMENTUM,
             nesterov=True,
             weight_decay=WEIGHT_DECAY,
             decay_all=True,
         )
-        self.images, self.labels = (to_device(array, device) for array in batch)
-        self._training = True
+        scaler = LossScaler(device) if options.precision == "fp16" else None
+        self.work = TrainingStep(self.model, CrossEntropyLoss(), optimizer, scaler)
+        images = batch[0].astype(activation_dtype(device), copy=False)
+        self.images, self.labels = (to_device(array, device) for array in (images, batch[1]))
+        self.notes: list[str] = []
+        self._graphed = None
+        if device.kind == "gpu" and graph:
+            totals = to_device(np.zeros(2), device)
+            self._graphed = GraphedStep(self.work, device, totals, self.notes.append)
+        self._training, self._steps = True, 0
 
     def prepare(self, mode: str) -> None:
         """Choose the loops and the mode of the model."""
@@ -94,23 +130,33 @@ class MiniresContender(Contender):
         if self.model.training != self._training:
             self.model.train(self._training)
 
-    def run(self) -> None:
+    def begin(self) -> None:
         """One training step, or one inference over the batch."""
-        if self._training:
-            self.optimizer.zero_grad()
-            self.loss.forward(self.model(self.images), self.labels)
-            self.model.backward(self.loss.backward())
-            self.optimizer.step(LEARNING_RATE)
+        if not self._training:
+            with fixed_weights(self.work.weights):
+                self.model(self.images)
+        elif self._graphed is None:
+            self.step()
         else:
-            self.model(self.images)
+            self._graphed.run(self.images, self.labels, self._steps, LEARNING_RATE, None, None)
+            self._steps += 1
+
+    def step(self) -> None:
+        """One training step, operation by operation."""
+        self.work.forward_backward(self.images, self.labels)
+        self.work.update(LEARNING_RATE)
+
+    def finish(self) -> None:
+        """Wait for the device."""
         synchronize(self.device)
 
 
 class TorchContender(Contender):
-    """The twin of a model in PyTorch; `layout` is one of `LAYOUTS`.
+    """The twin of a model in PyTorch; `layout` is one of `LAYOUTS`, `compiled` of `COMPILE_MODES`.
 
-    The update is PyTorch's fused SGD where this version of PyTorch has it. Raises `Unavailable`
-    without PyTorch, without a twin, or (at the first run) where torch.compile does not work.
+    The update is PyTorch's fused SGD where this version of PyTorch has it; 16-bit precisions are
+    its autocast, with its GradScaler for float16. Raises `Unavailable` without PyTorch, without a
+    twin, or (at the first run) where torch.compile does not work.
     """
 
     is_torch = True
@@ -122,20 +168,35 @@ class TorchContender(Contender):
         device: Device,
         threads: int,
         layout: str,
-        compiled: bool = False,
+        compiled: str | None = None,
+        precision: str = "fp32",
     ) -> None:
         torch = import_torch()
         torch.set_num_threads(threads)
-        self.torch, self.is_compiled = torch, compiled
-        self.name = f"torch-{layout}" + ("-compile" if compiled else "")
+        self.torch, self.is_compiled = torch, compiled is not None
+        suffix = {None: "", "default": "-compile"}.get(compiled, f"-{compiled}")
+        self.name = f"torch-{layout}{suffix}"
+        self.repeats = 1 if device.kind == "cpu" else GPU_REPEATS
         self.device = torch.device("cuda", device.index) if device.kind == "gpu" else "cpu"
+        if device.kind == "gpu":
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        kind = "cuda" if device.kind == "gpu" else "cpu"
+        self._kind, self._scaler = kind, None
+        if precision == "fp16":
+            self._scaler = torch.amp.GradScaler(kind)
         memory = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
         twin = torch_twin(build(**spec))
         self.model = twin.to(device=self.device, memory_format=memory)
         self.images = torch.from_numpy(batch[0]).to(self.device).to(memory_format=memory)
         self.labels = torch.from_numpy(batch[1]).to(self.device)
         self.optimizer = _torch_sgd(torch, self.model)
-        self._forward = torch.compile(self.model) if compiled else self.model
+        self._forward = self.model
+        if compiled is not None:
+            mode = {} if compiled == "default" else {"mode": compiled}
+            self._forward = torch.compile(self.model, **mode)
         self._training = True
 
     def prepare(self, mode: str) -> None:
@@ -143,16 +204,28 @@ class TorchContender(Contender):
         self._training = mode == TRAINING
         self.model.train(self._training)
 
-    def run(self) -> None:
+    def begin(self) -> None:
         """One training step, or one inference over the batch."""
-        if self._training:
-            self.optimizer.zero_grad()
+        torch = self.torch
+        half = torch.autocast(self._kind, self._half) if self._half else nullcontext()
+        if not self._training:
+            with torch.inference_mode(), half:
+                self._forward(self.images)
+            return
+        self.optimizer.zero_grad()
+        with half:
             logits = self._forward(self.images)
-            self.torch.nn.functional.cross_entropy(logits, self.labels).backward()
+            loss = torch.nn.functional.cross_entropy(logits, self.labels)
+        if self._scaler is None:
+            loss.backward()
             self.optimizer.step()
         else:
-            with self.torch.inference_mode():
-                self._forward(self.images)
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+
+    def finish(self) -> None:
+        """Wait for the device."""
         if self.device != "cpu":
             self.torch.cuda.synchronize(self.device)
 
@@ -251,8 +324,8 @@ def make_contender(
     device: Device,
     threads: int,
 ) -> Contender:
-    """The contender called `name`: minires, minires-numpy, torch-nchw, torch-nchw-compile, ..."""
+    """The contender called `name`: minires, minires-numpy, torch-nchw or torch-channels_last."""
     family, *rest = name.split("-")
     if family == "minires":
         return MiniresContender(spec, batch, device, rest[0] if rest else None)
-    return TorchContender(spec, batch, device, threads, rest[0], "compile" in rest)
+    return TorchContender(spec, batch, device, threads, rest[0], precision=options.precision)

@@ -13,12 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import Device, array_module, available_cores, synchronize, to_device
+from minires.backend import (
+    Device,
+    activation_dtype,
+    array_module,
+    available_cores,
+    cuda_module,
+    describe_gpus,
+    synchronize,
+    to_device,
+)
 
 GEMM_SIZES = (1024, 2048)
 GEMM_REPEATS = 5
 STREAM_VALUES = 1 << 25
 """Of each array of the bandwidth: 128 MiB, more than any cache holds."""
+GPU_GEMM_SIZES, COPY_BYTES, GPU_REPEATS = (4096, 8192), 1 << 29, 10
 
 
 def machine_facts(threads: int, device: Device) -> dict[str, Any]:
@@ -28,6 +38,7 @@ def machine_facts(threads: int, device: Device) -> dict[str, Any]:
         "cores": available_cores(),
         "threads": threads,
         "device": str(device),
+        "gpu": next((g["model"] for g in describe_gpus() if g["name"] == str(device)), None),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -85,13 +96,15 @@ def _blas() -> str | None:
 
 
 def gemm_peak(threads: int, device: Device) -> float:
-    """The fastest float32 matrix product found on `device`, in FLOP per second.
+    """The fastest matrix product found on `device`, in FLOP per second.
+
+    It is one of float32, on a GPU in the precision that was chosen.
 
     On the CPU both ways to use all threads are tried: one product shared by BLAS's own threads, and
     one product for each of our threads, as the kernels do it.
     """
     if device.kind != "cpu":
-        return max(_one_product(n, device) for n in (4096, 8192))
+        return max(_gpu_product(n, device) for n in GPU_GEMM_SIZES)
     limits = importlib.import_module("threadpoolctl").threadpool_limits
     best = 0.0
     for n in GEMM_SIZES:
@@ -110,6 +123,34 @@ def memory_bandwidth() -> float:
     """
     a, b, c = (np.full(STREAM_VALUES, 0.5, np.float32) for _ in range(3))
     return 3.0 * a.nbytes / _fastest(lambda: np.add(a, b, out=c))
+
+
+def _gpu_product(n: int, device: Device) -> float:
+    dtype, runtime = activation_dtype(device), cuda_module("runtime")
+    a, b = (to_device(np.full((n, n), 0.5).astype(dtype), device) for _ in range(2))
+    out = runtime.empty((n, n), dtype)
+
+    def products() -> None:
+        for _ in range(GPU_REPEATS):
+            runtime.product(a, b, out)
+        synchronize(device)
+
+    return GPU_REPEATS * 2.0 * n**3 / _fastest(products)
+
+
+def copy_peak(device: Device) -> float | None:
+    """The bytes per second that a copy in a GPU's memory reads and writes; None on a CPU."""
+    if device.kind == "cpu":
+        return None
+    source = to_device(np.zeros(COPY_BYTES, np.uint8), device)
+    target = source.copy()
+
+    def copies() -> None:
+        for _ in range(GPU_REPEATS):
+            target[...] = source
+        synchronize(device)
+
+    return GPU_REPEATS * 2.0 * COPY_BYTES / _fastest(copies)
 
 
 def _one_product(n: int, device: Device) -> float:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from minires.analysis.bench_contenders import make_contender, random_batch
-from minires.backend import select_device
+from minires.backend import Device, cuda_module, select_device
 
-RUNS = 2
+RUNS, GPU_RUNS = 2, 4
 """Runs in the child: PyTorch's optimizer has its state from the second on."""
 
 TIMEOUT = 1800.0
@@ -36,8 +36,13 @@ def peak_memory(
     batch_size: int,
     threads: int,
     conv: str,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> int | None:
-    """The peak bytes that `contender` needs for `mode` on the CPU, or None if it can't be told."""
+    """The peak bytes that `contender` needs for `mode`, or None if it can't be told.
+
+    On a GPU it is what the process then holds of the GPU's memory, beyond the libraries' own.
+    """
     request = {
         "contender": contender,
         "spec": spec,
@@ -45,6 +50,8 @@ def peak_memory(
         "batch_size": batch_size,
         "threads": threads,
         "conv": conv,
+        "device": device,
+        "precision": precision,
     }
     code = "from minires.analysis.bench_memory import child; child()"
     root = str(Path(__file__).resolve().parents[2])
@@ -71,12 +78,21 @@ def child() -> None:
 
 
 def _measure(
-    contender: str, spec: dict[str, Any], mode: str, batch_size: int, threads: int, conv: str
+    contender: str,
+    spec: dict[str, Any],
+    mode: str,
+    batch_size: int,
+    threads: int,
+    conv: str,
+    device: str,
+    precision: str,
 ) -> int | None:
-    device = select_device("cpu", threads, conv)
+    place = select_device(device, threads, conv, precision)
+    if place.kind == "gpu":
+        return _measure_on_gpu(contender, spec, mode, batch_size, threads, place)
     batch = random_batch(batch_size)
     tiny = {**spec, "width": 0.5 * spec["width"]}
-    warm = make_contender(contender, tiny, random_batch(2), device, threads)
+    warm = make_contender(contender, tiny, random_batch(2), place, threads)
     warm.prepare(mode)
     warm.run()
     del warm
@@ -86,11 +102,37 @@ def _measure(
         pool.clear()
     gc.collect()
     meter = PeakMeter()
-    model = make_contender(contender, spec, batch, device, threads)
+    model = make_contender(contender, spec, batch, place, threads)
     model.prepare(mode)
     for _ in range(RUNS):
         model.run()
     return meter.peak()
+
+
+def _measure_on_gpu(
+    contender: str, spec: dict[str, Any], mode: str, batch_size: int, threads: int, device: Device
+) -> int:
+    """How much less of the GPU is free after some runs; both libraries keep what they once took."""
+    runtime = cuda_module("runtime").current()
+    with runtime.own_stream():
+        tiny = {**spec, "width": 0.5 * spec["width"]}
+        warm = make_contender(contender, tiny, random_batch(2), device, threads)
+        warm.prepare(mode)
+        warm.run()
+        if warm.is_torch:
+            torch = warm.torch
+            del warm
+            gc.collect()
+            torch.cuda.empty_cache()
+        else:
+            del warm
+            gc.collect()
+        before = runtime.free_bytes()
+        model = make_contender(contender, spec, random_batch(batch_size), device, threads)
+        model.prepare(mode)
+        for _ in range(GPU_RUNS):
+            model.run()
+        return before - runtime.free_bytes()
 
 
 class PeakMeter:

@@ -20,18 +20,27 @@ OTHER = "(between the operations)"
 
 @dataclass
 class Tally:
-    """The calls of one operation, the seconds in it without the operations that it called, and, for
-    a convolution, its arithmetic in FLOP, as if done directly."""
+    """The calls of one operation, the seconds in it without the operations that it called, for a
+    convolution its arithmetic in FLOP, as if done directly, and the bytes of all arrays that went
+    in and came out, each once: the least that an operation on its own can move."""
 
     calls: int = 0
     seconds: float = 0.0
     flops: float = 0.0
+    bytes: float = 0.0
 
-    def add(self, seconds: float, flops: float) -> None:
+    def add(self, seconds: float, flops: float, moved: float) -> None:
         """Take one call into account."""
         self.calls += 1
         self.seconds += seconds
         self.flops += flops
+        self.bytes += moved
+
+    def share_of_roof(self, peak: float, bandwidth: float | None) -> float | None:
+        """The least time that the arithmetic or the traffic takes, by the time that it took."""
+        if bandwidth is None or not self.seconds:
+            return None
+        return max(self.flops / peak, self.bytes / bandwidth) / self.seconds
 
 
 class OperationTimer:
@@ -58,10 +67,11 @@ class OperationTimer:
             self._inner[-1] += elapsed
         convolution = convolution_in(args, result)
         flops = 0.0 if convolution is None else work(convolution, name, args, kwargs)
-        self.by_name.setdefault(name, Tally()).add(elapsed - inner, flops)
+        moved = traffic(args, kwargs, result)
+        self.by_name.setdefault(name, Tally()).add(elapsed - inner, flops, moved)
         if convolution is not None:
             key = (name, geometry(convolution))
-            self.by_geometry.setdefault(key, Tally()).add(elapsed - inner, flops)
+            self.by_geometry.setdefault(key, Tally()).add(elapsed - inner, flops, moved)
         return result
 
 
@@ -100,19 +110,41 @@ def work(convolution: Conv2dCache, name: str, args: tuple, kwargs: dict) -> floa
     return 2 * once if need_grad_x else once
 
 
-def operation_shares(contender: MiniresContender) -> dict[str, Any]:
+def traffic(*values: Any) -> int:
+    """The bytes of all arrays in tuples and dictionaries; arrays on the same memory count once."""
+    sizes: dict[int, int] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif hasattr(value, "nbytes") and hasattr(value, "strides"):
+            place = value.data.ptr if hasattr(value.data, "ptr") else value.ctypes.data
+            sizes[place] = max(sizes.get(place, 0), int(value.nbytes))
+    return sum(sizes.values())
+
+
+def operation_shares(
+    contender: MiniresContender, peak: float = 1.0, bandwidth: float | None = None
+) -> dict[str, Any]:
     """The share of each operation in a training step of `contender`, largest first.
 
+    The step runs op by op, and the device is waited for after each operation; `peak` and
+    `bandwidth`, FLOP and bytes per second, make the roof of a GPU.
     Returns seconds_per_step, `operations` (operation, kernel, calls, seconds, share, each for one
     step) and `convolutions` (operation, geometry, calls, seconds, share, flops_per_second).
     """
     contender.prepare(TRAINING)
-    contender.run()
+    contender.step()
+    contender.finish()
     timer = OperationTimer(contender.device)
     start = time.perf_counter()
     with observe_operations(timer):
         for _ in range(STEPS):
-            contender.run()
+            contender.step()
+            contender.finish()
     total = time.perf_counter() - start
     kernels = {row.operation: row.kernel for row in kernel_table(contender.device.kind)}
 
@@ -122,6 +154,7 @@ def operation_shares(contender: MiniresContender) -> dict[str, Any]:
             "calls": tally.calls / STEPS,
             "seconds": tally.seconds / STEPS,
             "share": tally.seconds / total,
+            "share_of_roof": tally.share_of_roof(peak, bandwidth),
         }
 
     inside = sum(tally.seconds for tally in timer.by_name.values())

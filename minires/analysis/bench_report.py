@@ -21,7 +21,8 @@ def print_report(report: dict[str, Any]) -> None:
         console = Console(highlight=False, width=120)
     machine = report["machine"]
     console.print(
-        f"{report['model']}, batch {report['batch_size']}, float32, on {machine['cpu']}, "
+        f"{report['model']}, batch {report['batch_size']}, {report['precision']}, "
+        f"on {_where(machine)}, "
         f"{machine['threads']} of {machine['cores']} cores; {report['rounds']} rounds in turns, "
         "medians",
         soft_wrap=True,
@@ -42,11 +43,19 @@ def print_report(report: dict[str, Any]) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
+def _where(machine: dict[str, Any]) -> str:
+    """The processor, or the GPU and the processor beside it."""
+    return f"{machine['gpu']}, {machine['cpu']}" if machine.get("gpu") else machine["cpu"]
+
+
 def _versions(machine: dict[str, Any]) -> str:
     names = ("numpy", "numba", "torch")
     parts = [f"{name} {machine[name]}" for name in names if machine[name]]
     peak = machine["gemm_flops_per_second"] / 1e9
-    return f"{', '.join(parts)}; {machine['blas']}; matrix product peak {peak:,.0f} GFLOP/s"
+    bandwidth = machine["copy_bytes_per_second"]
+    copies = "" if bandwidth is None else f", copies {bandwidth / 1e9:,.0f} GB/s"
+    blas = machine["blas"]
+    return f"{', '.join(parts)}; {blas}; matrix product peak {peak:,.0f} GFLOP/s{copies}"
 
 
 def _result_table(mode: str, rows: list[dict[str, Any]], report: dict[str, Any]) -> Any:
@@ -88,17 +97,14 @@ def _share_table(name: str, shares: dict[str, Any]) -> Any:
     )
     table.add_column("operation")
     table.add_column("runs on")
-    for heading in ("calls", "ms", "share"):
+    roof = any(row["share_of_roof"] is not None for row in shares["operations"])
+    for heading in ("calls", "ms", "share", *(["of the roof"] if roof else [])):
         table.add_column(heading, justify="right")
     for row in shares["operations"]:
         if row["share"] >= SMALL_SHARE:
-            table.add_row(
-                row["operation"],
-                row["kernel"],
-                f"{row['calls']:.0f}",
-                f"{1000 * row['seconds']:,.1f}",
-                f"{row['share']:.1%}",
-            )
+            cells = [f"{row['calls']:.0f}", f"{1000 * row['seconds']:,.1f}", f"{row['share']:.1%}"]
+            cells += [f"{row['share_of_roof'] or 0.0:.0%}"] * roof
+            table.add_row(row["operation"], row["kernel"], *cells)
     rest = [row for row in shares["operations"] if row["share"] < SMALL_SHARE]
     if rest:
         seconds = sum(row["seconds"] for row in rest)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from minires.analysis.bench_check import CheckResult, check_model
 from minires.analysis.bench_contenders import (
+    COMPILE_MODES,
     INFERENCE,
     LAYOUTS,
     TRAINING,
@@ -23,28 +25,39 @@ from minires.analysis.bench_contenders import (
     random_batch,
 )
 from minires.analysis.bench_data import data_path
-from minires.analysis.bench_machine import gemm_peak, load_average, machine_facts
+from minires.analysis.bench_machine import copy_peak, gemm_peak, load_average, machine_facts
 from minires.analysis.bench_memory import peak_memory
 from minires.analysis.bench_operations import operation_shares
 from minires.analysis.bench_timing import Timings, time_contenders
-from minires.backend import Device, fallback_counts, options, reset_fallback_counts, select_device
+from minires.backend import (
+    Device,
+    cuda_module,
+    fallback_counts,
+    options,
+    reset_fallback_counts,
+    select_device,
+)
 from minires.errors import MiniresError
 from minires.models import build, summarize
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What to measure; the fields are the options of the command."""
+    """What to measure; the fields are the options of the command.
+
+    `compile` None: on a GPU.
+    """
 
     model: str = "resnet18"
     batch_size: int = 128
     device: str = "auto"
     threads: int | None = None
     conv: str = "auto"
+    precision: str = "fp32"
     against: str | None = None
     loops: str = "auto"
     rounds: int | None = None
-    compile: bool = False
+    compile: bool | None = None
     inference: bool = True
     memory: bool = True
     data: bool = False
@@ -57,14 +70,21 @@ def run_benchmark(config: BenchConfig, say: Callable[[str], None]) -> dict[str, 
     Raises `MiniresError` where the kernels disagree with the reference, and, with `strict`, where
     a kernel declined and the reference ran.
     """
-    device = select_device(config.device, config.threads, config.conv)
+    device = select_device(config.device, config.threads, config.conv, config.precision)
     spec = build(config.model).spec
     reset_fallback_counts()
-    with loops_restored(device):
+    with loops_restored(device), _stream(device):
         variants = available_loops(device, config.loops)
         checks = _check(config, spec, device, variants, say)
         refuse_fallbacks(config.strict)
         return _Run(config, spec, device, variants, say).report(checks)
+
+
+def _stream(device: Device) -> AbstractContextManager:
+    """On a GPU, the stream that graphs need."""
+    if device.kind == "cpu":
+        return nullcontext()
+    return cuda_module("runtime").current().own_stream()
 
 
 def _check(
@@ -131,13 +151,18 @@ class _Run:
         found = []
         try:
             import_torch()
-            for compiled in (False, True) if self.config.compile else (False,):
-                for layout in LAYOUTS:
-                    found.append(
-                        TorchContender(
-                            self.spec, batch, self.device, self.threads, layout, compiled
-                        )
+            for layout, compiled in torch_variants(self.device, self.config.compile):
+                found.append(
+                    TorchContender(
+                        self.spec,
+                        batch,
+                        self.device,
+                        self.threads,
+                        layout,
+                        compiled,
+                        self.config.precision,
                     )
+                )
         except Unavailable as error:
             self.notes.append(f"no comparison with PyTorch: {error}")
         return found
@@ -146,22 +171,26 @@ class _Run:
         """Time everything and gather it."""
         self.say("measuring the peak of the matrix product")
         peak = gemm_peak(self.threads, self.device)
+        bandwidth = copy_peak(self.device)
         timings = time_contenders(self.contenders, self.modes, self.config.rounds, self.say)
         self.notes += [f"{name} left out: {why}" for name, why in timings.dropped.items()]
         results = self._results(timings, peak)
         operations = {}
         for contender in self.ours:
             self.say(f"sharing out the step of {contender.name}")
-            operations[contender.name] = operation_shares(contender)
+            operations[contender.name] = operation_shares(contender, peak, bandwidth)
+            self.notes += contender.notes
         refuse_fallbacks(self.config.strict)
         return {
             "model": self.spec["name"],
             "batch_size": self.config.batch_size,
             "conv": self.config.conv,
+            "precision": self.config.precision,
             "rounds": len(next(iter(timings.seconds.values()))),
             "machine": {
                 **self.machine,
                 "gemm_flops_per_second": peak,
+                "copy_bytes_per_second": bandwidth,
                 "load_average_after": load_average(),
             },
             "checks": {n: [c.to_dict() for c in found] for n, found in checks.items()},
@@ -204,12 +233,19 @@ class _Run:
         return rows
 
     def _memory(self, contender: Contender, mode: str) -> int | None:
-        if not self.config.memory or self.device.kind != "cpu" or contender.is_compiled:
+        if not self.config.memory or contender.is_compiled:
             return None
         self.say(f"peak memory of {contender.name}, {mode}")
         config = self.config
         return peak_memory(
-            contender.name, self.spec, mode, config.batch_size, self.threads, config.conv
+            contender.name,
+            self.spec,
+            mode,
+            config.batch_size,
+            self.threads,
+            config.conv,
+            str(self.device),
+            config.precision,
         )
 
     def _data(self, timings: Timings) -> dict[str, Any]:
@@ -218,6 +254,17 @@ class _Run:
         best.prepare(TRAINING)  # its loops, where the data path has a compiled kernel too
         per_image = timings.median(best.name, TRAINING) / self.config.batch_size
         return data_path(self.config.batch_size, self.device, per_image, self.say)
+
+
+def torch_variants(device: Device, compile: bool | None) -> list[tuple[str, str | None]]:
+    """The layouts of PyTorch, and the modes of torch.compile, that a device is timed with.
+
+    On a GPU every mode in the layout that its tensor cores want; on a CPU, both layouts.
+    """
+    variants: list[tuple[str, str | None]] = [(layout, None) for layout in LAYOUTS]
+    if device.kind == "gpu" and compile is not False:
+        return variants + [("channels_last", mode) for mode in COMPILE_MODES]
+    return variants + [(layout, "default") for layout in LAYOUTS] * bool(compile)
 
 
 def _ratio(timings: Timings, name: str, other: str | None, mode: str) -> float | None:

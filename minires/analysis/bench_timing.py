@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from minires.analysis.bench_contenders import Contender, Unavailable
 
-WARM_UP_RUNS = 2
-"""Untimed runs first: they compile, load code, and touch memory for the first time."""
+WARM_UP_RUNS, GPU_WARM_UP_RUNS = 2, 4
+"""Untimed runs first: they compile, load code, touch memory for the first time, capture a graph."""
 
 AUTO_SECONDS = 60.0
 AUTO_ROUNDS = (5, 40)
@@ -24,7 +24,7 @@ AUTO_ROUNDS = (5, 40)
 
 @dataclass
 class Timings:
-    """The seconds of each run: `seconds[contender, mode][round]`."""
+    """The seconds of a run in each round: `seconds[contender, mode][round]`."""
 
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def _warm_up(
         try:
             for mode in modes:
                 contender.prepare(mode)
-                for _ in range(WARM_UP_RUNS):
+                for _ in range(WARM_UP_RUNS if contender.repeats == 1 else GPU_WARM_UP_RUNS):
                     contender.run()
         except Unavailable as error:
             timings.dropped[contender.name] = str(error)
@@ -97,8 +97,10 @@ def _warm_up(
 def _time_once(contender: Contender, mode: str) -> float:
     contender.prepare(mode)
     start = time.perf_counter()
-    contender.run()
-    return time.perf_counter() - start
+    for _ in range(contender.repeats):
+        contender.begin()
+    contender.finish()
+    return (time.perf_counter() - start) / contender.repeats
 
 
 def _rounds_in(seconds_per_round: float) -> int:

@@ -1,8 +1,9 @@
 """All that a GPU has to tell, in one call: `python -m minires.analysis.gpu_trial OUT_DIR`.
 
-It runs the kernels' tests, times training steps in each precision, runs the benchmark and a short
-training, each in a process of its own with a time limit, and writes OUT_DIR/trial.json after each
-of them, so that a trial that ends early leaves what it has. The logs lie beside it.
+It runs the kernels' tests, the benchmark against PyTorch and a short training, and times training
+steps in each precision, as a graph and op by op, each in a process of its own with a time limit. It
+writes OUT_DIR/trial.json after each of them, so that a trial that ends early leaves what it has.
+The logs lie beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minires.backend import describe_gpus, select_device, synchronize, why_no_gpu
+from minires.backend import describe_gpus, select_device, why_no_gpu
 from minires.environment import environment
 from minires.errors import DeviceError
 
@@ -37,23 +38,29 @@ def parts(out: Path) -> list[Part]:
     """What a trial runs, in the order of what it would miss most."""
     steps = [
         Part(f"steps-{model}-{precision}",
-             ("-m", "minires.analysis.gpu_trial", "--steps", model, str(batch), precision), 120)
+             ("-m", "minires.analysis.gpu_trial", "--steps", model, str(batch), precision), 40)
         for precision in PRECISIONS[::-1]
         for model, batch in MODELS
     ]
     bench = [
         Part(f"bench-{model}",
              ("-c", COMMAND, "bench", "--model", model, "--batch-size", str(batch),
-              "--device", "gpu", "--json"), 180)
+              "--device", "gpu", "--precision", "bf16", "--against", "torch", "--no-inference",
+              "--rounds", "5", "--json"), 150)
         for model, batch in MODELS
     ]
-    train = ("-c", COMMAND, "train", "--depth", "20", "--epochs", "2", "--device", "gpu", "--json")
+    train = ("-c", COMMAND, "train", "--depth", "20", "--epochs", "2", "--device", "gpu",
+             "--precision", "bf16", "--json")
     return [
-        Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels/cuda"), 300),
-        *steps,
+        Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels/cuda"), 150),
         *bench,
-        Part("train", (*train, "--run-dir", str(out / "run")), 180),
+        Part("train", (*train, "--run-dir", str(out / "run")), 60),
+        *steps,
     ]
+
+
+LIMIT = 590.0
+"""Seconds of a whole trial; a part gets no more than what is left of them."""
 
 
 def run_part(part: Part, out: Path) -> dict[str, Any]:
@@ -96,49 +103,46 @@ def run_trial(out: Path, chosen: Iterable[Part]) -> dict[str, Any]:
         "gpus": describe_gpus(),
         "parts": [],
     }
+    start = time.monotonic()
     for part in chosen:
-        trial["parts"].append(run_part(part, out))
+        left = LIMIT - (time.monotonic() - start)
+        trial["parts"].append(run_part(part._replace(limit=min(part.limit, max(left, 1.0))), out))
         (out / "trial.json").write_text(json.dumps(trial, indent=1), encoding="utf-8")
     return trial
 
 
 def time_steps(model_name: str, batch: int, precision: str, steps: int = 30) -> dict[str, Any]:
-    """Time training steps op by op: images per second over `steps`, after as many to warm up."""
+    """Images per second of training steps, as a graph and op by op, and whether the bits agree."""
     import numpy as np
 
-    from minires.backend import fallback_counts, to_device
-    from minires.functional.augmentation import augment_batch, normalization_table
-    from minires.kernels.cuda import set_precision
+    from minires.analysis.bench_contenders import TRAINING, MiniresContender, random_batch
+    from minires.backend import cuda_module, fallback_counts
     from minires.models import build
-    from minires.nn import CrossEntropyLoss
-    from minires.optim import SGD
 
-    device = select_device("gpu")
-    set_precision(precision)
-    rng = np.random.default_rng(0)
-    images = to_device(rng.integers(0, 256, (batch, 3, 32, 32), dtype=np.uint8), device)
-    labels = to_device(rng.integers(0, 10, batch), device)
-    table = to_device(normalization_table((0.5,) * 3, (0.25,) * 3), device)
-    indices = to_device(np.arange(batch), device)
-    model = build(model_name, device=device)
-    optimizer, loss = SGD(model.named_parameters()), CrossEntropyLoss()
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        for _ in range(steps):
-            model.zero_grad()
-            x = augment_batch(images, indices, table)
-            value = loss.forward(model(x), labels)
-            model.backward(loss.backward())
-            optimizer.step(1e-3)
-        synchronize(device)
-        seconds = time.perf_counter() - start
+    device = select_device("gpu", precision=precision)
+    spec, images = build(model_name).spec, random_batch(batch)
+    rates, states, notes = {}, {}, []
+    with cuda_module("runtime").current().own_stream():
+        for way, graph in (("op_by_op", False), ("graph", True)):
+            contender = MiniresContender(spec, images, device, graph=graph)
+            contender.prepare(TRAINING)
+            for _ in range(2):
+                start = time.perf_counter()
+                for _ in range(steps):
+                    contender.begin()
+                contender.finish()
+                seconds = time.perf_counter() - start
+            rates[way] = batch * steps / seconds
+            states[way] = contender.model.state_dict()
+            notes += contender.notes
+    same = all(np.array_equal(states["graph"][k], v) for k, v in states["op_by_op"].items())
     return {
         "model": model_name,
         "batch_size": batch,
         "precision": precision,
-        "images_per_second": batch * steps / seconds,
-        "loss": float(value),
+        "images_per_second": rates,
+        "same_bits": same,
+        "notes": notes,
         "fallbacks": fallback_counts(),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from minires.errors import UsageError
+from minires.training.config import PRECISIONS
 
 PICTURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -24,7 +25,18 @@ PICTURE_FORMATS = (".png", ".svg", ".pdf")
 @click.option(
     "--against", type=click.Choice(["torch"]), help="Time PyTorch's layouts in the same run."
 )
-@click.option("--compile", is_flag=True, help="And torch.compile of both (slow to start).")
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    show_default="on a GPU",
+    help="And torch.compile (slow to start).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    help="Of both; all but fp32 need a GPU.",
+)
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),

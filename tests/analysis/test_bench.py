@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from minires import backend
-from minires.analysis import bench_machine, bench_run
+from minires.analysis import bench_machine, bench_run, bench_timing
 from minires.analysis.bench_contenders import (
     LAYOUTS,
     TRAINING,
@@ -22,9 +22,9 @@ from minires.analysis.bench_contenders import (
 )
 from minires.analysis.bench_data import data_path
 from minires.analysis.bench_memory import PeakMeter, peak_memory
-from minires.analysis.bench_operations import operation_shares
+from minires.analysis.bench_operations import Tally, operation_shares, traffic
 from minires.analysis.bench_run import BenchConfig, flops_per_image, run_benchmark
-from minires.backend import CPU
+from minires.backend import CPU, Device
 from minires.cli.bench import command
 from minires.errors import MiniresError, UsageError
 from minires.models import build
@@ -55,6 +55,73 @@ def run(**settings) -> dict:
 def cli(*options: str):
     arguments = ["--depth", "8", "--batch-size", "4", "--device", "cpu", "--rounds", "1"]
     return CliRunner().invoke(command, [*arguments, *options], standalone_mode=False)
+
+
+# --- precisions, and what only a GPU runs ---------------------------------------------------
+
+
+def test_a_gpu_meets_every_mode_of_torch_compile():
+    gpu = bench_run.torch_variants(Device("gpu"), None)
+    assert gpu[:2] == [("nchw", None), ("channels_last", None)]
+    assert [mode for layout, mode in gpu[2:] if layout == "channels_last"] == [
+        "default", "reduce-overhead", "max-autotune",
+    ]  # fmt: skip
+    assert bench_run.torch_variants(Device("gpu"), False) == gpu[:2]
+    assert bench_run.torch_variants(CPU, None) == gpu[:2]
+    compiled = bench_run.torch_variants(CPU, True)[2:]
+    assert compiled == [(layout, "default") for layout in LAYOUTS]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_pytorch_computes_in_the_same_precision(precision):
+    torch = pytest.importorskip("torch")
+    spec, batch = build("resnet8", width=0.5).spec, random_batch(4)
+    twin = TorchContender(spec, batch, CPU, 1, "channels_last", precision=precision)
+    seen = []
+    twin.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    twin.prepare(TRAINING)
+    twin.run()
+    assert seen == [{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
+    assert (twin._scaler is not None) == (precision == "fp16")
+    assert all(p.dtype == torch.float32 for p in twin.model.parameters())
+
+
+def test_modes_of_torch_compile_have_names_of_their_own(monkeypatch):
+    torch = pytest.importorskip("torch")
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
+    spec, batch = build("resnet8").spec, random_batch(2)
+    names = [
+        TorchContender(spec, batch, CPU, 1, "channels_last", mode).name
+        for mode in (None, "default", "max-autotune")
+    ]
+    kinds = ["", "-compile", "-max-autotune"]
+    assert names == [f"torch-channels_last{kind}" for kind in kinds]
+    assert asked == [{}, {"mode": "max-autotune"}]
+
+
+def test_traffic_counts_each_array_once():
+    a, b = np.zeros(100, np.float32), np.zeros((2, 5), np.float64)
+    assert traffic((a, (b, 3, None)), {"again": a.reshape(10, 10)}, (a[:50], b.T)) == 400 + 80
+
+
+def test_the_roof_is_the_slower_of_arithmetic_and_traffic():
+    tally = Tally(1, seconds=2.0, flops=50.0, bytes=10.0)
+    assert tally.share_of_roof(peak=100.0, bandwidth=100.0) == 0.25
+    assert tally.share_of_roof(peak=1000.0, bandwidth=10.0) == 0.5
+    assert tally.share_of_roof(peak=1000.0, bandwidth=None) is None
+
+
+def test_several_steps_in_one_go_are_timed_as_one_each(monkeypatch):
+    contender = MiniresContender(build("resnet8", width=0.25).spec, random_batch(2), CPU, "numpy")
+    contender.repeats = 3
+    counted = []
+    monkeypatch.setattr(contender, "begin", lambda: counted.append("begin"))
+    monkeypatch.setattr(contender, "finish", lambda: counted.append("finish"))
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(bench_timing.time, "perf_counter", lambda: next(clock))
+    assert bench_timing._time_once(contender, TRAINING) == 2.0
+    assert counted == ["begin"] * 3 + ["finish"]
 
 
 # --- the report -----------------------------------------------------------------------------

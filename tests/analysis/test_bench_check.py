@@ -149,7 +149,7 @@ def test_contenders_take_turns_and_every_second_round_runs_backwards():
         def prepare(self, mode):
             self.mode = mode
 
-        def run(self):
+        def begin(self):
             log.append(self.name + self.mode)
 
     contenders = [Fake("a"), Fake("b")]

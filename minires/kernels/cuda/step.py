@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minires.backend import Array, kernel
-from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for, cuda_type, logical, to_nhwc
+from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for, cuda_type, to_nhwc
 from minires.kernels.cuda.instantiations import TYPES
 from minires.kernels.cuda.runtime import empty, launch
 
@@ -25,33 +25,35 @@ def _blocks(size: int) -> tuple[int]:
     return (min(blocks_for(size)[0], BLOCKS),)
 
 
-def _flat(array: Array) -> Array | None:
-    """The values of a dense array as a 1-D view in memory order; None if there are gaps."""
-    order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+def _memory_order(array: Array) -> list[int]:
+    """The axes, from that with the longest steps in memory to that with the shortest."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
+def _flat(array: Array, order: list[int]) -> Array | None:
+    """The values as a 1-D array in this order of the axes: a view if it can be, else a copy.
+
+    None for a layout that `pack` does not know.
+    """
     view = array.transpose(order)
-    return view.reshape(-1) if view.flags.c_contiguous else None
-
-
-def _same_order(a: Array, b: Array) -> bool:
-    """Whether values of the same place lie at the same distance from the start."""
-    steps = [
-        [stride for stride, size in zip(x.strides, x.shape, strict=True) if size > 1]
-        for x in (a, b)
-    ]
-    return steps[0] == steps[1]
+    if view.flags.c_contiguous:
+        return view.reshape(-1)
+    if view.ndim == 2:
+        view = view[:, None, None, :]
+    return to_nhwc(view.transpose(0, 3, 1, 2)).reshape(-1) if view.ndim == 4 else None
 
 
 def _change(target: Array, values: Array, add: bool) -> None:
     if target.shape != values.shape or {target.dtype, values.dtype} != {np.dtype(np.float32)}:
         return NotImplemented
-    if target.ndim == 4 and _flat(values) is None:
-        values = logical(to_nhwc(values))
-    flat = _flat(target), _flat(values)
-    gaps = any(array is None for array in flat)
-    if gaps or not target.size or not _same_order(target, values):
+    order = _memory_order(target)
+    if not target.size or not target.transpose(order).flags.c_contiguous:
         return NotImplemented
-    launch("step", "copy_values", _blocks(target.size), (THREADS,), *flat, np.int64(target.size),
-           add)
+    source = _flat(values, order)
+    if source is None:
+        return NotImplemented
+    launch("step", "copy_values", _blocks(target.size), (THREADS,), target, source,
+           np.int64(target.size), add)
     return None
 
 

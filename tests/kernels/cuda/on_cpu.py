@@ -8,6 +8,7 @@ from kernels.cuda.checking import close, dtype  # noqa: F401  (a fixture)
 from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks_batch import *  # noqa: F403
 from kernels.cuda.checks_precision import *  # noqa: F403
+from kernels.cuda.checks_step import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 from kernels.cuda.twin_runtime import TwinRuntime
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from kernels.cuda.checking import TOLERANCE, close, dtype  # noqa: F401  (a fixture)
@@ -9,11 +12,16 @@ from kernels.cuda.checks import *  # noqa: F403
 from kernels.cuda.checks_batch import *  # noqa: F403
 from kernels.cuda.checks_convolution import *  # noqa: F403
 from kernels.cuda.checks_precision import *  # noqa: F403
+from kernels.cuda.checks_step import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 
-from minires.backend import select_device, synchronize, to_device, to_host, why_no_gpu
-from minires.functional.augmentation import augment_batch, normalization_table
-from minires.kernels.cuda import precision
+from minires.backend import activation_dtype, select_device, to_device, to_host, why_no_gpu
+from minires.kernels.cuda import runtime
+from minires.models import build
+from minires.nn import CrossEntropyLoss
+from minires.optim import SGD, Adam, LossScaler
+from minires.training.graph import GraphedStep
+from minires.training.step import TrainingStep
 
 if why_no_gpu() is not None:
     pytest.skip(f"no GPU: {why_no_gpu()}", allow_module_level=True)
@@ -40,44 +48,73 @@ def place(device):
     return put
 
 
-def train(device, steps):
-    """The losses of a small network on fixed images."""
-    from minires.models import build
-    from minires.nn import CrossEntropyLoss
-    from minires.optim import SGD
+STEPS = 200
 
+
+def batches(steps):
+    """Noisy pictures of ten patterns, and which one it is."""
     rng = np.random.default_rng(0)
-    images = to_device(rng.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8), device)
-    labels = to_device(rng.integers(0, 10, 64), device)
-    table = to_device(normalization_table((0.5,) * 3, (0.25,) * 3), device)
-    indices = to_device(np.arange(64), device)
-    model = build("resnet20", seed=1, device=device)
-    optimizer, loss = SGD(model.named_parameters()), CrossEntropyLoss()
-    losses = []
+    patterns = rng.standard_normal((10, 3, 32, 32)).astype(np.float32)
     for _ in range(steps):
-        model.zero_grad()
-        x = augment_batch(images, indices, table)
-        losses.append(loss.forward(model(x), labels))
-        model.backward(loss.backward())
-        optimizer.step(0.02)
-    synchronize(device)
-    return np.array([float(to_host(value)) for value in losses])
+        labels = rng.integers(0, 10, 32)
+        noise = rng.standard_normal((32, 3, 32, 32)).astype(np.float32)
+        yield patterns[labels] + noise, labels
 
 
-@pytest.mark.parametrize("name, limit", [("fp32", 2e-2), ("tf32", 5e-2), ("bf16", 0.3),
-                                         ("fp16", 0.1)])  # fmt: skip
-def test_the_loss_falls_as_on_the_cpu(device, name, limit, monkeypatch):
-    wanted = train(select_device("cpu"), 20)
-    monkeypatch.setattr(precision, "current", precision.PRECISIONS[name])
-    got = train(device, 20)
+def train(name, steps, graph=False, kind=SGD):
+    """The loss of each step, and the weights at the end; `name` is "cpu" or a precision."""
+    device = select_device("cpu") if name == "cpu" else select_device("gpu", precision=name)
+    model = build("resnet8", seed=1, device=device)
+    scaler = LossScaler(device) if name == "fp16" else None
+    optimizer = kind(model.named_parameters())
+    work = TrainingStep(model, CrossEntropyLoss(), optimizer, scaler, clip_norm=5.0)
+    totals, said = to_device(np.zeros(2), device), []
+    losses = []
+    with nullcontext() if name == "cpu" else runtime.current().own_stream():
+        graphed = GraphedStep(work, device, totals, said.append) if graph else None
+        for step, (x, labels) in enumerate(batches(steps)):
+            x = to_device(x.astype(activation_dtype(device)), device)
+            labels, rate = to_device(labels, device), 0.05 * (1 - step / steps)
+            if graph:
+                graphed.run(x, labels, step, rate, None, None)
+            else:
+                model.set_step(step)
+                work.run(x, labels, float(np.float32(rate)), None, None, totals)
+            losses.append(float(to_host(totals)[0]) / 32)
+    assert not said, said
+    return np.diff(losses, prepend=0.0), model.state_dict()
+
+
+@functools.cache
+def wanted_losses():
+    """What the CPU makes of the same steps."""
+    return train("cpu", STEPS)[0]
+
+
+@pytest.mark.parametrize("name, limit", [("fp32", 2e-2), ("tf32", 5e-2), ("fp16", 0.1),
+                                         ("bf16", 0.3)])  # fmt: skip
+def test_200_steps_of_loss_against_the_cpu(name, limit):
+    wanted, got = wanted_losses(), train(name, STEPS, graph=True)[0]
     assert abs(got[:5] - wanted[:5]).max() < limit
-    assert got[-1] < wanted[0] / 2
+    for start in range(0, STEPS, 50):  # single losses part in time, their means do not
+        part = slice(start, start + 50)
+        assert abs(got[part].mean() - wanted[part].mean()) < max(limit, 0.1)
+    assert got[-50:].mean() < wanted[0] / 2
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+@pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
+def test_a_graph_gives_the_bits_of_single_launches(name, kind):
+    graph, single = (train(name, 12, graph=way, kind=kind) for way in (True, False))
+    assert np.array_equal(graph[0], single[0])
+    assert all(np.array_equal(graph[1][key], value) for key, value in single[1].items())
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_the_same_training_gives_the_same_bits(device, name, monkeypatch):
-    monkeypatch.setattr(precision, "current", precision.PRECISIONS[name])
-    assert np.array_equal(train(device, 5), train(device, 5))
+def test_the_same_training_gives_the_same_bits(name):
+    first, second = train(name, 5), train(name, 5)
+    assert np.array_equal(first[0], second[0])
+    assert all(np.array_equal(first[1][key], value) for key, value in second[1].items())
 
 
 @pytest.mark.parametrize(
