@@ -236,7 +236,8 @@ def on_fixed_weights(kind: str, keep: Callable[[list[Array]], AbstractContextMan
 def fixed_weights(weights: list[Array]) -> AbstractContextManager:
     """A promise to the kernels: `weights` keep their values while the context lasts.
 
-    So a kernel may keep copies of them in the type and the order that suit it.
+    So a kernel may keep copies of them in the type and the order that suit it; the context gives
+    what has to live as long as a graph that was captured in it.
     """
     keep = _fixed_weights.get(_kind(weights[0])) if weights else None
     return nullcontext() if keep is None else keep(weights)

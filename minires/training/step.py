@@ -35,6 +35,7 @@ class TrainingStep:
     gradient_norm: Array | None = None
     check: Callable[[Array], None] | None = None
     weights: list[Array] = field(init=False, repr=False)
+    _copies: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Note the weights that keep their values between two updates."""
@@ -48,7 +49,7 @@ class TrainingStep:
         Afterwards every gradient is there, that of the loss as it is, not scaled.
         """
         self.model.zero_grad()
-        with fixed_weights(self.weights):
+        with fixed_weights(self.weights) as self._copies:  # a graph of this step needs them
             logits = self.model(x)
             loss = self.loss.forward(logits, labels)
             grad = self.loss.backward()

@@ -62,24 +62,27 @@ _fixed: Copies | None = None
 
 
 @contextmanager
-def keep_copies(weights: list[Array]) -> Iterator[None]:
-    """Have fresh copies of `weights` while the context lasts, in a 16-bit precision."""
+def keep_copies(weights: list[Array]) -> Iterator[Copies | None]:
+    """Have fresh copies of `weights` while the context lasts, in a 16-bit precision.
+
+    A graph that was captured in the context writes to these copies: whoever keeps it, keeps them.
+    """
     global _fixed
     dtype = precision.current.dtype
     weights = [w for w in weights if _fits(w)] if dtype.itemsize == 2 else []
     if not weights:
-        yield
+        yield None
         return
     key = (dtype, *((address(w), w.shape) for w in weights))
     if key not in _kept:
         _kept[key] = Copies(weights, dtype)
-        if len(_kept) > KEPT_MODELS:
+        while len(_kept) > KEPT_MODELS:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     before, _fixed = _fixed, _kept[key]
     try:
         _fixed.refresh()
-        yield
+        yield _fixed
     finally:
         _fixed = before
 

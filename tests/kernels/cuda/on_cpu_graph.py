@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from kernels.cuda.graph_runtime import GraphTwin
@@ -10,8 +13,9 @@ import minires.kernels.cuda  # noqa: F401  (registers the launchers)
 from minires import backend
 from minires.kernels.cuda import graph as graphs
 from minires.kernels.cuda import precision, runtime
+from minires.kernels.cuda import weights as copies
 from minires.models import build
-from minires.nn import CrossEntropyLoss
+from minires.nn import CrossEntropyLoss, convolution_weights
 from minires.optim import SGD, Adam, AdamW, LossScaler, RMSprop, WeightAverage, flat
 from minires.training.graph import GraphedStep
 from minires.training.step import TrainingStep
@@ -149,3 +153,21 @@ def test_a_step_that_reads_a_value_back_is_not_captured(monkeypatch):
     assert all(np.array_equal(got[key], value) for key, value in wanted.items())
     assert "the host reads a value back" in said[0]
     assert twin.graphs[-1].launched == 0
+
+
+def test_copies_of_weights_live_as_long_as_the_step_that_captured_them(monkeypatch):
+    """Other models come in between, and their copies push those of this one out of the store."""
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS["fp16"])
+    monkeypatch.setattr(copies, "KEPT_MODELS", 1)
+    net = build("resnet8", seed=1, width=0.25)
+    work = TrainingStep(net, CrossEntropyLoss(), SGD(net.named_parameters()))
+    with runtime.use(GraphTwin()):
+        graphed = GraphedStep(work, backend.CPU, np.zeros(2), print)
+        for step, (x, labels) in enumerate(data(False, SIZE)):
+            graphed.run(x, labels, step, 0.1, None, None)
+        held = weakref.ref(work._copies)
+        other = build("resnet8", seed=2, width=0.25)
+        with backend.fixed_weights(convolution_weights(other)) as theirs:
+            assert theirs is not held()
+        gc.collect()
+        assert held() is not None and held() not in copies._kept.values()
