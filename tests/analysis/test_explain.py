@@ -87,7 +87,8 @@ def test_the_functions_shown_are_those_that_the_layers_call():
             y = layer.train()(x)
             layer.backward(np.ones_like(y))
         shown = [function.partition(":")[2] for function in explanation.functions]
-        assert called == shown, name
+        called = [operation for operation in called if operation != "add_in_place"]
+        assert called == shown, name  # a layer adds the gradients of its parameters as well
 
 
 def test_the_numbers_are_those_of_pytorch():
