@@ -2,6 +2,7 @@
 
 A table stands between `<!-- table: KIND -->` and `<!-- end table -->`. `NAME/result.json` records
 one training (with its log and picture beside it), `bench-NAME.json` one benchmark,
+`ladder-cpu.json` one climb of the ladder of convolutions,
 `NAME/sweep.json` a sweep.
 """
 
@@ -64,6 +65,24 @@ def benchmark_table(results: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ladder_table(results: Path = RESULTS) -> str:
+    """One row for each rung of the recorded ladder."""
+    from minires.analysis.ladder_report import duration, rate
+
+    lines = [
+        "| rung | why it is faster | time per image | GFLOP/s | gain | relative error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in json.loads((results / "ladder-cpu.json").read_text())["rungs"]:
+        gain = "" if r["gain"] is None else f"{r['gain']:.1f} x"
+        error = f"{r['relative_error']:.0e}" if r["relative_error"] else ""
+        lines.append(
+            f"| {r['name']} | {r['reason']} | {duration(r['seconds_per_image'])} "
+            f"| {rate(r['flops_per_second'])} | {gain} | {error} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def recipe_table(results: Path = RESULTS) -> str:
     """One row for each recipe, or for each training of a recipe that has several."""
     from minires.training.comparison import compare
@@ -92,6 +111,7 @@ def recipe_table(results: Path = RESULTS) -> str:
 TABLES = {
     "trainings": training_table,
     "benchmarks": benchmark_table,
+    "ladder": ladder_table,
     "recipes": recipe_table,
     "sweeps": sweeps.sweep_table,
     "sweep-trials": sweeps.trial_table,
