@@ -80,7 +80,8 @@ def test_the_functions_shown_are_those_that_the_layers_call():
         called = []
 
         def note(operation, run, args, kwargs, called=called):
-            called.append(operation)
+            if not operation.endswith("_in_place"):  # a parameter takes its gradient
+                called.append(operation)
             return run(*args, **kwargs)
 
         with reference_only(), observe_operations(note):

@@ -167,7 +167,8 @@ def test_copies_of_weights_live_as_long_as_the_step_that_captured_them(monkeypat
             graphed.run(x, labels, step, 0.1, None, None)
         held = weakref.ref(work._copies)
         other = build("resnet8", seed=2, width=0.25)
+        SGD(other.named_parameters())  # it brings the weights into the order of the GPU
         with backend.fixed_weights(convolution_weights(other)) as theirs:
-            assert theirs is not held()
+            assert theirs is not None and theirs is not held()
         gc.collect()
         assert held() is not None and held() not in copies._kept.values()
