@@ -7,6 +7,7 @@ A user's mistake ends as one line on stderr, `error: ...`, and the exit code of 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -117,6 +118,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoReturn:
     """Run the command line with `args` (default: `sys.argv`) and exit with its code."""
+    _replace_unprintable()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args or bool(os.environ.get("MINIRES_DEBUG"))
     code = _run(args, prog_name, debug)
@@ -126,6 +128,15 @@ def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoRet
     except BrokenPipeError:
         _discard_output()
     sys.exit(code)
+
+
+def _replace_unprintable() -> None:
+    """Let a character that the output's encoding lacks come out as ?, not as an error.
+
+    Windows writes files and pipes in an old encoding of the country, without block characters.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(args: list[str], prog_name: str, debug: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -90,6 +91,16 @@ def test_people_see_five_classes_with_bars(capsys, run, shapes):
     assert code == 0
     assert "a.png" in out and "█" in out
     assert sum("class " in line and "%" in line for line in out.splitlines()) == 5
+
+
+def test_bars_that_the_output_cannot_hold_become_question_marks(run, shapes, monkeypatch):
+    save("a.png", shapes.images[0])
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="cp1252", newline=""))
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), "a.png", *HERE])
+    assert stop.value.code == 0
+    assert b"class " in raw.getvalue() and b"???" in raw.getvalue()
 
 
 def test_a_folder_gives_its_images_in_order(capsys, run, shapes):
