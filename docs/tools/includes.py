@@ -9,6 +9,11 @@ separated by commas, give one block. Two things may follow:
 
     no docstring              leaves the docstrings out
     from "TEXT" to "TEXT"     keeps the lines from the first that holds TEXT to the next that does
+
+Files in another language are included by the lines alone:
+
+    <!-- lines: minires/kernels/cuda/src/conv.cu from "TEXT" to "TEXT" -->
+    <!-- end lines -->
 """
 
 from __future__ import annotations
@@ -29,10 +34,44 @@ MARK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+LINES = re.compile(
+    r'^<!-- lines: (?P<file>[\w./-]+) from "(?P<first>[^"\n]+)" to "(?P<last>[^"\n]+)" -->\n'
+    r"(?P<body>.*?)^<!-- end lines -->",
+    re.DOTALL | re.MULTILINE,
+)
+LANGUAGES = {".cu": "cuda", ".cuh": "cuda", ".h": "cpp"}
+
 
 def refresh(text: str, page: str, root: Path = ROOT) -> str:
     """The page with its included code copied anew; `page` is its name from the root."""
+    return _include_lines(_include_code(text, page, root), page, root)
 
+
+def _include_lines(text: str, page: str, root: Path) -> str:
+    def include(match: re.Match) -> str:
+        where = f"{page}:{line_of(text, match.start())}"
+        path = Path(match["file"])
+        if not (root / path).is_file():
+            raise DocumentError(f"{where}: there is no {path.as_posix()}")
+        try:
+            code = extract((root / path).read_text(encoding="utf-8"), match["first"], match["last"])
+        except LookupError as error:
+            raise DocumentError(f"{where}: {path.as_posix()}: {error.args[0]}") from None
+        begin = match[0][: match.start("body") - match.start()]
+        fence = f"```{LANGUAGES.get(path.suffix, '')}\n{code}```"
+        return f"{begin}{_link(path, page)}\n\n{fence}\n<!-- end lines -->"
+
+    if len(re.findall(r"^<!-- lines:", text, re.MULTILINE)) != len(LINES.findall(text)):
+        raise DocumentError(f"{page}: a marker of included lines is misspelt or lacks its end")
+    return LINES.sub(include, text)
+
+
+def _link(path: Path, page: str) -> str:
+    target = Path(os.path.relpath(path, Path(page).parent)).as_posix()
+    return f"[`{path.as_posix()}`]({target}):"
+
+
+def _include_code(text: str, page: str, root: Path) -> str:
     def include(match: re.Match) -> str:
         where = f"{page}:{line_of(text, match.start())}"
         path = Path(*match["module"].split(".")).with_suffix(".py")
@@ -47,9 +86,8 @@ def refresh(text: str, page: str, root: Path = ROOT) -> str:
                 code = extract(code, match["first"], match["last"])
         except LookupError as error:
             raise DocumentError(f"{where}: {path.as_posix()}: {error.args[0]}") from None
-        link = Path(os.path.relpath(path, Path(page).parent)).as_posix()
         begin = match[0][: match.start("body") - match.start()]
-        return f"{begin}[`{path.as_posix()}`]({link}):\n\n```python\n{code}```\n<!-- end code -->"
+        return f"{begin}{_link(path, page)}\n\n```python\n{code}```\n<!-- end code -->"
 
     if len(re.findall(r"^<!-- code:", text, re.MULTILINE)) != len(MARK.findall(text)):
         raise DocumentError(f"{page}: a code marker is misspelt or lacks its end")

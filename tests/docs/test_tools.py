@@ -93,6 +93,26 @@ def test_what_cannot_be_included_is_named(project, marker, complaint):
         included(marker, project)
 
 
+KERNEL = "int before;\n  // first\n  int here;\n  // last\nint after;\n"
+
+
+def test_lines_of_a_file_in_another_language(project):
+    path = project / "package" / "kernel.cu"
+    path.write_text(KERNEL)
+    marker = '<!-- lines: package/kernel.cu from "// first" to "// last" -->\n'
+    text = includes.refresh(marker + "<!-- end lines -->\n", "docs/01.md", project)
+    assert "[`package/kernel.cu`](../package/kernel.cu):" in text
+    assert "```cuda\n// first\nint here;\n// last\n```\n<!-- end lines -->" in text
+    assert includes.refresh(text, "docs/01.md", project) == text
+    path.write_text(KERNEL.replace("here", "there"))
+    assert "int there;" in includes.refresh(text, "docs/01.md", project)
+    path.unlink()
+    with pytest.raises(DocumentError, match=r"docs/01.md:1: there is no package/kernel.cu"):
+        includes.refresh(text, "docs/01.md", project)
+    with pytest.raises(DocumentError, match="misspelt"):
+        includes.refresh(marker, "docs/01.md", project)
+
+
 def test_a_misspelt_marker_is_seen(project):
     with pytest.raises(DocumentError, match="misspelt"):
         includes.refresh("<!-- code: package.module.double -->\n", "docs/01.md", project)
