@@ -10,16 +10,23 @@ from minires.kernels.cuda import hopper
 from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.implicit import Implicit
+from minires.kernels.cuda.runtime import capability
 from minires.kernels.cuda.step import add_bias, column_sums
+
+AMPERE = 80
+"""The compute capability from which on copies run beside the products (`cp.async`)."""
 
 
 def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Implicit | None:
-    """The implicit product for 16-bit types, columns for float32 or with `--conv direct`."""
+    """The implicit product for 16-bit types, columns for float32 or with `--conv direct`.
+
+    The implicit product needs compute capability 8.0. Older GPUs take columns for every type.
+    """
     if not is_activation(x) or weight.ndim != 4 or weight.dtype != np.float32:
         return None
     n, c, h, w = x.shape
     rung = Columns
-    if x.dtype.itemsize == 2 and options.conv == "auto":
+    if x.dtype.itemsize == 2 and options.conv == "auto" and capability() >= AMPERE:
         rung = hopper.Hopper if hopper.is_here() else Implicit
     return rung((n, h, w, c), weight, stride, padding)
 

@@ -1,4 +1,4 @@
-"""Every kernel compiles for both architectures with no GPU in sight, and within its registers."""
+"""Every kernel compiles for each architecture with no GPU in sight, and within its registers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ needs_compiler = pytest.mark.skipif(
     REASON is not None, reason=f'{REASON}: pip install -e ".[cuda-check]"'
 )
 
+AMPERE_SOURCES = ("conv",)
+"""Sources that need 8.0; a T4 does without them."""
+
 CASES = [
     (source, architecture)
     for source in sorted(INSTANTIATIONS)
-    for architecture in ("sm_80", "sm_90a")
+    for architecture in ("sm_75", "sm_80", "sm_90a")
     if architecture == "sm_90a" or source not in HOPPER_SOURCES
+    if architecture != "sm_75" or source not in AMPERE_SOURCES
 ]
 
 REGISTERS = {"conv": 128, "conv_wgmma": 168, "batch_norm": 128, "loss": 64}

@@ -104,6 +104,14 @@ def test_float32_goes_by_columns(steps):
     assert counts["moments"] == 19
 
 
+def test_half_precision_goes_by_columns_before_ampere(steps):
+    first, second, _ = steps(build("resnet20", shortcut="A"), "fp16", capability=75)
+    counts = Counter(name.split("<")[0] for name in first[0])
+    assert counts["convolve"] == counts["weight_gradient"] == 0
+    assert counts["im2col"] == 2 * 19 and counts["col2im"] == 18
+    assert second[0] == first[0] and second[1] == 0
+
+
 EVERYTHING = AugmentConfig(color_jitter=0.2, cutout=8, mixup=0.4, cutmix=1.0, mix_share=0.5)
 
 
