@@ -90,8 +90,10 @@ class RunFolder:
         with open(self.path / ".lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UsageError(f"{self.path}: another process is training here") from None
+            except OSError:  # a mounted cloud drive may have no locks either
+                pass
             yield
 
 

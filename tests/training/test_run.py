@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from minires.errors import CheckpointError, UsageError
@@ -55,6 +57,15 @@ def test_one_process_at_a_time(tmp_path):
     with run.lock(), pytest.raises(UsageError, match="another process"), run.lock():
         pass
     with run.lock():
+        pass
+
+
+def test_a_drive_without_locks_is_no_reason_to_refuse(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with RunFolder(tmp_path).lock():
         pass
 
 
