@@ -43,11 +43,16 @@ def _source_cache() -> str:
 _CACHE = config.CACHE_DIR or _source_cache()
 
 
+# All of "fast math" but the reordering of sums: a function that is compiled into its caller and again
+# on its own would add in two orders, and which of the two runs depends on what was in the cache.
+_MATH = {"contract", "nsz", "nnan", "ninf", "arcp"}
+
+
 def compiled(function):
     """Compile `function` when it is first called, without Python's lock, and keep it on disk."""
     usual, config.CACHE_DIR = config.CACHE_DIR, _CACHE
     try:
-        return njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function)
+        return njit(nogil=True, fastmath=_MATH, cache=True, error_model="numpy")(function)
     finally:
         config.CACHE_DIR = usual
 
