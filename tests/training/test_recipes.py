@@ -84,7 +84,7 @@ def test_the_recipes_are_those_that_people_run():
     assert (transfer.optimizer, transfer.lr, transfer.val_split) == ("rmsprop", 2e-5, 0.1)
     assert transfer.patience and transfer.head_dropout == 0.5 and transfer.upsample > 1
     fast = resolve({}, recipe="fast")
-    assert fast.label_smoothing and fast.cutout and fast.ema and fast.tta
+    assert fast.label_smoothing and fast.ema and fast.tta and fast.schedule == "one-cycle"
 
 
 def test_a_custom_network_is_held_to_its_budget(tmp_path):
