@@ -7,6 +7,8 @@
     python docs/make.py exercises     break the package as the exercises say; do the tests fail?
     python docs/make.py record RUN NAME --title "..." --command "..."
                                       copy a finished run's records to docs/results/NAME
+    python docs/make.py record-answers RUN NAME
+                                      ask the weights of RUN about each test image, for the same
     python docs/make.py record-sweep SWEEP NAME --command "..." --note "..."
                                       the same for the folder of a finished sweep
 
@@ -24,9 +26,9 @@ import click
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from tools import answers, includes, links, snippets, sweeps, tables  # noqa: E402
 from tools import exercises as exercise_tools  # noqa: E402
 from tools import figures as figure_tools  # noqa: E402
-from tools import includes, links, snippets, sweeps, tables  # noqa: E402
 from tools.pages import DocumentError, name_of, pages  # noqa: E402
 
 
@@ -107,6 +109,14 @@ def exercises() -> None:
 def record(run: Path, name: str, title: str, typed: str) -> None:
     """Copy a finished run's result and log to docs/results/NAME, and draw its curves."""
     tables.record(run, name, title, typed)
+
+
+@main.command("record-answers")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name")
+def record_answers(run: Path, name: str) -> None:
+    """Ask the weights of a recorded run about each test image, for docs/results/NAME."""
+    answers.record(run, name, tables.RESULTS)
 
 
 @main.command("record-sweep")
