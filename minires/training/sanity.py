@@ -231,6 +231,13 @@ class _Trial:
         before = {name: to_host(b.data).copy() for name, b in model.named_buffers()}
         first, second, alone = (to_host(model(x)) for x in (self.x, self.x, self.x[:1]))
         after = {name: to_host(b.data) for name, b in model.named_buffers()}
+        if not np.isfinite(first).all():
+            return Check(
+                "evaluation mode",
+                False,
+                "nothing to compare, the trials above left NaN or infinity in the logits",
+                "Mend what failed above first, most likely the rate.",
+            )
         tolerance = 1e-3 * max(float(np.abs(first).max()), 1.0)
         faults = []
         if not np.array_equal(first, second):

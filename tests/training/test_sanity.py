@@ -86,6 +86,7 @@ def test_a_rate_far_too_low_and_far_too_high():
     assert "learns 64 images by heart" in low
     high = failures(replace(CONFIG, lr=1e4))
     assert "learns 64 images by heart" in high
+    assert "NaN" in high["evaluation mode"].found  # and no word of dropout or running statistics
 
 
 def test_a_dead_layer_is_named(spoil):
