@@ -25,8 +25,11 @@ from minires.backend import Array, Device, to_host
 TOLERANCES = {"operation": 1e-4, "layer": 1e-4, "block": 1e-4, "network": 1e-3}
 """The largest error allowed, by kind: rounding grows with the number of layers."""
 
-KINK_MARGIN = 1e-5
-"""Rounding in float32 moves the input of a ReLU less than this, so no mask flips."""
+KINK_MARGIN = 1e-4
+"""Rounding in float32 moves the input of a ReLU less than this, so no mask flips.
+
+Through 20 layers without shortcuts, Winograd's moves it by more than 1e-5.
+"""
 
 
 def kernel_cases() -> list[Case]:
