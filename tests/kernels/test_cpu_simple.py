@@ -150,3 +150,24 @@ def test_an_error_in_any_thread_reaches_the_caller():
     seen = []
     parallel(seen.append, 3)
     assert sorted(seen) == [0, 1, 2]
+
+
+def test_a_border_of_zeros_is_there_again_whoever_had_the_memory_in_between():
+    pool = BufferPool()
+    random = np.random.default_rng(0)
+    shapes = [(4, 5, 2, 3), (5, 4, 2, 3), (2, 2, 2, 8), (6, 6, 2, 3)]
+    held = []
+    for _ in range(300):
+        if len(held) > 2 or (held and random.random() < 0.4):
+            held.pop(int(random.integers(len(held))))
+        shape = shapes[int(random.integers(len(shapes)))]
+        if random.random() < 0.3:
+            held.append(pool.take(shape))
+            held[-1][...] = 7
+            continue
+        padded = pool.take_bordered(*shape)
+        padded[1:-1, 1:-1] = 7
+        held.append(padded)
+        assert np.all(padded[1:-1, 1:-1] == 7)
+        inside = 7 * padded[1:-1, 1:-1].size
+        assert padded.sum() == inside, "the border is not zero"

@@ -9,6 +9,7 @@ of its first layers.
 
 from __future__ import annotations
 
+import math
 import mmap
 import weakref
 
@@ -41,10 +42,11 @@ class BufferPool:
         Only the interior may be written.
         """
         shape = (h + 2, w + 2, n, c)
-        owner = self._piece(shape)
+        owner, has_border = self._piece_with(shape)
         padded = owner.reshape(shape)
-        padded[0] = padded[-1] = 0
-        padded[:, 0] = padded[:, -1] = 0
+        if not has_border:
+            padded[0] = padded[-1] = 0
+            padded[:, 0] = padded[:, -1] = 0
         self._bordered.add(id(owner))
         weakref.finalize(owner, self._bordered.discard, id(owner)).atexit = False
         return padded
@@ -78,15 +80,22 @@ class BufferPool:
 
     def _piece(self, shape: tuple[int, ...]) -> np.ndarray:
         """A one-dimensional array that every view made of it holds on to."""
-        size = 1
-        for n in shape:
-            size *= n
+        return self._piece_with(shape, bordered=False)[0]
+
+    def _piece_with(
+        self, shape: tuple[int, ...], bordered: bool = True
+    ) -> tuple[np.ndarray, bool]:
+        """`_piece`, and whether it has a border of zeros from its last use in the same shape.
+
+        `bordered` says that it will have one.
+        """
+        size, border = math.prod(shape), shape if bordered else None
         for chunk in self._chunks:
-            piece = chunk.take(size)
-            if piece is not None:
-                return piece
+            taken = chunk.take(size, border)
+            if taken is not None:
+                return taken
         self._chunks.append(_Chunk(size))
-        return self._chunks[-1].take(size)
+        return self._chunks[-1].take(size, border)
 
 
 def _pages(size: int) -> np.ndarray:
@@ -112,10 +121,17 @@ class _Chunk:
         first = -(self._memory.ctypes.data // 4) % _ALIGNMENT
         self._holes: list[tuple[int, int]] = [(first, self._memory.size - first)]
         self._freed: list[tuple[int, int]] = []
+        self._borders: dict[int, tuple[int, tuple[int, ...]]] = {}
         self.highest = 0
 
-    def take(self, size: int) -> np.ndarray | None:
-        """A piece of `size` values, or None where no hole is large enough."""
+    def take(
+        self, size: int, border: tuple[int, ...] | None = None
+    ) -> tuple[np.ndarray, bool] | None:
+        """A piece of `size` values, or None where no hole is large enough.
+
+        `border` is the shape (H, W, ...) in which it will have zeros in its outermost rows and
+        columns. Also says whether they are there: the memory had them in its last use.
+        """
         if self._freed:
             self._close_gaps()
         room = -(-(size + _STAGGER) // _ALIGNMENT) * _ALIGNMENT
@@ -128,8 +144,23 @@ class _Chunk:
                 # the whole chunk, as their base: it dies with the last of them.
                 piece = np.frombuffer(memoryview(self._memory)[start : start + size], np.float32)
                 weakref.finalize(piece, self._freed.append, (start, room)).atexit = False
-                return piece
+                return piece, self._remember(start, start + size, border)
         return None
+
+    def _remember(self, start: int, stop: int, border: tuple[int, ...] | None) -> bool:
+        """Note what `start` to `stop` becomes; whether it had just such a border before.
+
+        A border lasts when its piece dies, since only the inside was written, until some other
+        piece takes any of its memory.
+        """
+        if border is not None and self._borders.get(start) == (stop, border):
+            return True
+        overlapping = [a for a, (b, _) in self._borders.items() if a < stop and start < b]
+        for other in overlapping:
+            del self._borders[other]
+        if border is not None:
+            self._borders[start] = stop, border
+        return False
 
     def forget_peak(self) -> None:
         """Set `highest` to the end of the last piece that is in use."""
