@@ -35,7 +35,7 @@ def weight_matrix(weight: Array) -> np.ndarray:
 
 def padded_input(x: Array, padding: int) -> np.ndarray:
     """x (N, C, H, W) as (H + 2 padding, W + 2 padding, N C), zeros around; copied if need be."""
-    hwnc = to_hwnc(x)
+    hwnc = x.transpose(2, 3, 0, 1) if padding == 1 else to_hwnc(x)
     h, w, n, c = hwnc.shape
     if padding == 0:
         owner = hwnc if hwnc.flags.c_contiguous else _copy(hwnc)
