@@ -15,7 +15,7 @@ from minires.functional.shortcut import ShortcutACache
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool
 from minires.kernels.cpu.regions import region
-from minires.kernels.cpu.threads import parallel, pieces
+from minires.kernels.cpu.threads import parallel, pieces, shards
 
 
 @kernel("add", "cpu")
@@ -47,9 +47,15 @@ def shortcut_a_forward(x: Array, out_channels: int, stride: int) -> tuple[Array,
     h, w, n, c = picked.shape
     first = (out_channels - c) // 2
     y = pool.take((h, w, n, out_channels))
-    y[..., :first] = 0
-    y[..., first : first + c] = picked
-    y[..., first + c :] = 0
+    parts = shards(h)
+
+    def work(thread: int) -> None:
+        rows = parts[thread]
+        y[rows, ..., :first] = 0
+        y[rows, ..., first : first + c] = picked[rows]
+        y[rows, ..., first + c :] = 0
+
+    parallel(work, len(parts))
     return logical(y), ShortcutACache(x.shape, stride, first)
 
 
