@@ -157,7 +157,7 @@ def implicit_gemm() -> Figure:
     label(ax, left + 4.5, top - 0.4, "windows: never written out", BLUE, fontsize=10.5)
     label(ax, left + 4.5, top + 6.5, "$R\\,S\\,C$, in steps of 32", GREY, fontsize=10)
     label(ax, left - 0.55, top + 3, "$N P Q$", GREY, rotation=90, fontsize=10)
-    label(ax, 11.1, 1.5, "weights,\ntransposed", ORANGE, fontsize=10.5)
+    label(ax, 11.9, 1.5, "weights,\ntransposed", ORANGE, fontsize=10.5, ha="right")
     label(ax, 14.2, top + 6.5, "$K$", GREY, fontsize=10)
     label(ax, 16.5, top + 3.0, "a block's tile\nof the output", GREEN, fontsize=10.5, ha="left")
     arrow(ax, (left + 3.2, top + 3), (left + 5.2, top + 3), INK)
