@@ -43,8 +43,8 @@ def _source_cache() -> str:
 _CACHE = config.CACHE_DIR or _source_cache()
 
 
-# All of "fast math" but the reordering of sums: a function that is compiled into its caller and again
-# on its own would add in two orders, and which of the two runs depends on what was in the cache.
+# All of "fast math" but the reordering of sums: a function that is compiled into its caller and
+# again on its own would add in two orders, and what was in the cache would say which of them runs.
 _MATH = {"contract", "nsz", "nnan", "ninf", "arcp"}
 
 
