@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ COLUMNS = (
     *("parameters", "seconds", "images_per_second", "threads", "note", "run"),
 )
 """Of the CSV file, before the options."""
+
+WIDE = 160
+"""Columns of the table where it does not go to a terminal."""
 
 GROUPS = 3
 """Into so many groups of equal size the trials are sorted by an option with many values."""
@@ -162,34 +166,52 @@ def summary_of(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def print_table(study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The trials on the terminal, the best first, those without an accuracy last."""
-    from rich.box import SIMPLE_HEAD
+    """The trials on the terminal, the best first, those without an accuracy last.
+
+    Each option has a column, or, where the terminal is too narrow for that, all share one.
+    """
     from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    options = study.spec.varied()
+    table = _table(rows, options)
+    if Console(width=10_000).measure(table).maximum > console.width:
+        table = _table(rows, options, together=True)
+    console.print(table)
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], options: Sequence[str], together: bool = False
+) -> Any:
+    """A table of rich; `together` puts the options of a trial into one cell."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    options = study.spec.varied()
     best = best_of(rows)
-    named = any(row["name"] for row in rows)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=None)
-    for column in ("trial", *(["name"] if named else []), *options):
+    named = ["name"] if any(row["name"] for row in rows) else []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trial", justify="right")
+    for column in (*named, *(["options"] if together else options)):
         numbers = all(_is_number(row["options"].get(column)) for row in rows)
-        table.add_column(column, justify="right" if column == "trial" or numbers else "left")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for column in ("validation", "epochs", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for row in sorted(rows, key=lambda row: -(row["val_accuracy"] or -1)):
-        accuracy, seconds = row["val_accuracy"], row["seconds"]
-        said = "best" if row is best else "" if row["state"] == "finished" else row["state"]
+        accuracy, seconds, chosen = row["val_accuracy"], row["seconds"], row["options"]
+        cells = [_cell(chosen.get(key)) for key in options]
+        if together:
+            cells = [" ".join(f"{key}={_cell(chosen[key])}" for key in options if key in chosen)]
         table.add_row(
             str(row["trial"]),
             *([row["name"]] if named else []),
-            *(_cell(row["options"].get(key)) for key in options),
+            *cells,
             "" if accuracy is None else f"{accuracy:.2%}",
             str(row["epochs"] or ""),
             "" if seconds is None else duration(seconds),
-            said,
+            "best" if row is best else "" if row["state"] == "finished" else row["state"],
         )
-    Console(soft_wrap=True).print(table)
+    return table
 
 
 def _cell(value: Any) -> str:

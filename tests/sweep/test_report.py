@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minires.sweep.picture import draw_sweep
-from minires.sweep.report import COLUMNS, best_of, csv_text, telling, with_base
+from minires.sweep.report import COLUMNS, _table, best_of, csv_text, telling, with_base
 from minires.sweep.spec import read_spec
 
 
@@ -124,3 +124,18 @@ def test_named_experiments_stand_under_the_axis(tmp_path):
     draw_sweep(rows, ["width"], [], tmp_path / "named.png", "list")
     draw_sweep([{**r, "name": ""} for r in rows], ["width"], [], tmp_path / "bare.png", "list")
     assert (tmp_path / "named.png").read_bytes() != (tmp_path / "bare.png").read_bytes()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_narrow_table_puts_the_options_into_one_column(together):
+    from rich.console import Console
+
+    console = Console(width=100 if together else 160, record=True, file=io.StringIO())
+    rows = [row(1, 0.5, lr=0.1, flip=True), row(2, 0.6, "pruned", lr=0.2), row(3, None, "failed")]
+    console.print(_table(rows, ["lr", "flip"], together))
+    head, _, first, second, third = console.export_text().strip("\n").splitlines()[-6:-1]
+    assert ("options" in head) == together and ("flip" in head) == (not together)
+    assert first.split()[:2] == ["2", "lr=0.2" if together else "0.2"]
+    assert "60.00%" in first and first.split()[-1] == "pruned"
+    assert ("lr=0.1 flip=yes" in second) == together and second.split()[-1] == "best"
+    assert third.split() == ["3", "failed"]
