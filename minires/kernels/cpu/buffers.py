@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
+import threading
 import weakref
 
 import numpy as np
@@ -23,14 +25,16 @@ _CHUNK = 1 << 27  # values asked of the system at once: 512 MiB, of which only w
 
 
 class BufferPool:
-    """Float32 arrays in memory order (H, W, N, C), with or without a border of zeros.
-
-    To be asked by one thread only, the one that calls the kernels.
-    """
+    """Float32 arrays in memory order (H, W, N, C), with or without a border of zeros."""
 
     def __init__(self) -> None:
         self._chunks: list[_Chunk] = []
         self._bordered: set[int] = set()
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget who is being served: in a forked process nobody is."""
+        self._turn = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """A contiguous array of `shape`; its values are left from an earlier use."""
@@ -71,8 +75,9 @@ class BufferPool:
 
     def forget_peak(self) -> None:
         """Let `nbytes` count from what is in use now."""
-        for chunk in self._chunks:
-            chunk.forget_peak()
+        with self._turn:
+            for chunk in self._chunks:
+                chunk.forget_peak()
 
     def clear(self) -> None:
         """Forget all memory; pieces in use live until their last view is gone."""
@@ -82,29 +87,30 @@ class BufferPool:
         """A one-dimensional array that every view made of it holds on to."""
         return self._piece_with(shape, bordered=False)[0]
 
-    def _piece_with(
-        self, shape: tuple[int, ...], bordered: bool = True
-    ) -> tuple[np.ndarray, bool]:
+    def _piece_with(self, shape: tuple[int, ...], bordered: bool = True) -> tuple[np.ndarray, bool]:
         """`_piece`, and whether it has a border of zeros from its last use in the same shape.
 
         `bordered` says that it will have one.
         """
         size, border = math.prod(shape), shape if bordered else None
-        for chunk in self._chunks:
-            taken = chunk.take(size, border)
-            if taken is not None:
-                return taken
-        self._chunks.append(_Chunk(size))
-        return self._chunks[-1].take(size, border)
+        with self._turn:
+            for chunk in self._chunks:
+                taken = chunk.take(size, border)
+                if taken is not None:
+                    return taken
+            self._chunks.append(_Chunk(size))
+            return self._chunks[-1].take(size, border)
 
 
 def _pages(size: int) -> np.ndarray:
     """`size` float32 values of fresh memory, of which the system gives a page when it is touched.
 
     Not `np.empty`, so that tools that trace Python's memory do not count pages never touched.
+    Private: shared pages, mmap's default, would be written by a forked process and its parent.
     """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
     try:
-        return np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)
+        return np.frombuffer(mmap.mmap(-1, 4 * size, **private), np.float32)
     except OSError as error:
         raise MemoryError(f"no {4 * size / 1e9:.1f} GB of memory for the kernels") from error
 
@@ -172,7 +178,9 @@ class _Chunk:
 
     def _close_gaps(self) -> None:
         """Take back the pieces that died, and join holes that touch."""
-        freed, self._freed[:] = list(self._freed), []
+        freed = []
+        while self._freed:  # one by one: a piece may die, and be added, at any moment
+            freed.append(self._freed.pop())
         holes: list[tuple[int, int]] = []
         for start, length in sorted([*self._holes, *freed]):
             if holes and holes[-1][0] + holes[-1][1] == start:
@@ -211,6 +219,8 @@ class Workspace:
 
 
 pool = BufferPool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: pool.start_anew())
 
 
 def logical(hwnc: np.ndarray) -> Array:

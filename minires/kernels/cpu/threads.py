@@ -3,10 +3,14 @@
 NumPy and compiled loops release the interpreter's lock while they run, so two threads really
 compute at once, provided each gets long pieces. BLAS runs at one thread in each of them: the
 split is ours.
+
+Callers take turns: a program that trains two networks in two threads of its own gets the right
+values from both. A process made by `os.fork` starts without helper threads and makes its own.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,11 +26,10 @@ class _Worker:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._start, self._done = threading.Lock(), threading.Lock()
+        self._start, self._busy = threading.Lock(), threading.Lock()
         self._start.acquire()
-        self._done.acquire()
         self._function: Callable[[int], None] | None = None
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         threading.Thread(target=self._loop, name=f"minires-{index}", daemon=True).start()
 
     def _loop(self) -> None:
@@ -34,24 +37,46 @@ class _Worker:
             self._start.acquire()
             try:
                 self._function(self.index)
-            except BaseException as error:  # handed to the main thread by `wait`
-                self.error = error
-            self._done.release()
+            except BaseException as error:  # `wait` hands it on
+                self._error = error
+            self._function = None
+            self._busy.release()
 
     def begin(self, function: Callable[[int], None]) -> None:
-        self._function = function
+        """Run the function in this thread, after what it may still be doing."""
+        self._busy.acquire()
+        self._function, self._error = function, None
         self._start.release()
 
-    def wait(self) -> None:
-        self._done.acquire()
-        self._function = None
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
+    def wait(self) -> BaseException | None:
+        """The error that ended the function, or None, once it has ended.
+
+        An interrupt (Ctrl-C) is put off until then: the function still writes to its arrays.
+        """
+        error = None
+        while True:
+            try:
+                with self._busy:
+                    error, self._error = self._error or error, None
+                    return error
+            except BaseException as interrupt:
+                error = interrupt
 
 
 _workers: list[_Worker] = []
 _workspaces: list[Workspace] = []
+_turn = threading.Lock()
+
+
+def _start_anew() -> None:
+    """Forget the threads: a forked process has none of them, nor anybody who holds `_turn`."""
+    global _turn
+    _turn = threading.Lock()
+    _workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def workspace(index: int) -> Workspace:
@@ -64,19 +89,23 @@ def workspace(index: int) -> Workspace:
 def parallel(function: Callable[[int], None], count: int) -> None:
     """Run `function(0)` ... `function(count - 1)`, each in a thread of its own, and wait for all.
 
-    The caller's thread runs number 0. An error in any of them is raised here.
+    The caller's thread runs number 0. When all have ended, the first error is raised here.
     """
-    while len(_workers) < count - 1:
-        _workers.append(_Worker(len(_workers) + 1))
-    workspace(count)  # made here, so that threads only read the list
-    begun = _workers[: count - 1]
-    for worker in begun:
-        worker.begin(function)
-    try:
-        function(0)
-    finally:
+    with _turn:
+        while len(_workers) < count - 1:
+            _workers.append(_Worker(len(_workers) + 1))
+        workspace(count)  # made here, so that threads only read the list
+        begun = _workers[: count - 1]
         for worker in begun:
-            worker.wait()
+            worker.begin(function)
+        errors = []
+        try:
+            function(0)
+        except BaseException as error:
+            errors.append(error)
+        errors += [error for worker in begun if (error := worker.wait()) is not None]
+    if errors:
+        raise errors[0]
 
 
 def copy_rows(source: np.ndarray, target: np.ndarray) -> None:
