@@ -40,6 +40,18 @@ def test_add_of_pieces_of_larger_arrays():
     np.testing.assert_array_equal(F.add(a, b), np.ascontiguousarray(a) + np.ascontiguousarray(b))
 
 
+@pytest.mark.parametrize("rows", ["upside down", "one for all", "every second"])
+def test_add_of_rows_in_another_order_than_in_memory(rows):
+    a = in_hwnc((2, 3, 8, 6))
+    a = {
+        "upside down": a[:, :, ::-1],
+        "one for all": np.broadcast_to(a[:, :, :1], a.shape),
+        "every second": a[:, :, ::2],
+    }[rows]
+    b = in_hwnc(a.shape, 5)
+    np.testing.assert_array_equal(F.add(a, b), np.array(a) + np.array(b))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shortcut_a(shape, stride):

@@ -46,7 +46,7 @@ def _inside_owner(hwnc: np.ndarray) -> Region | None:
     if owner.dtype != np.float32:
         return None
     sh, sw, sn, sc = hwnc.strides
-    if sc != 4 or sn != 4 * c or sw != 4 * line or sh % sw or owner.size % (sh // 4):
+    if sc != 4 or sn != 4 * c or sw != 4 * line or sh <= 0 or sh % sw or owner.size % (sh // 4):
         return None
     width = sh // sw
     whole = owner.reshape(-1, width, line)
