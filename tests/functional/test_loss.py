@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minires.functional import cross_entropy_backward, cross_entropy_forward
+from minires.functional.loss import count_batch
 
 
 def by_hand(logits, labels, smoothing):
@@ -60,3 +61,14 @@ def test_large_logits_do_not_overflow(dtype):
     grad = cross_entropy_backward(cache)
     np.testing.assert_allclose(grad, [[0.5, -0.5], [-0.5, 0.5]])
     assert grad.dtype == dtype
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_batch_adds_its_losses_and_its_right_answers_to_the_totals(soft):
+    logits = np.array([[3.0, 1, 2], [0, 5, 1], [1, 2, 3], [4, 1, 0]], np.float32)  # say 0, 1, 2, 0
+    labels = np.array([0, 1, 1, 2])  # two right
+    if soft:  # the class with the largest share counts
+        labels = np.array([[0.6, 0.4, 0], [0.3, 0.5, 0.2], [0, 0.9, 0.1], [0.1, 0, 0.9]])
+    totals = np.array([10.0, 7.0])
+    count_batch(logits, labels, np.array(0.25, np.float32), totals)
+    np.testing.assert_array_equal(totals, [10 + 4 * 0.25, 7 + 2])

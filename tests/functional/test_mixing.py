@@ -68,6 +68,16 @@ def test_boxes_have_the_area_that_was_drawn_where_they_fit():
     assert 0.6 < mixing.share.mean() < 0.75  # half, and what the borders cut off
 
 
+def test_boxes_are_centred_on_every_pixel_alike_and_cut_off_at_the_border():
+    quarter = np.full(4096, 0.75, np.float32)  # the side of a box is half of the image's
+    mixing = draw_mixing(1, 2, np.arange(8_000), None, quarter, (8, 8))
+    for start in (0, 2):
+        boxes, counts = np.unique(mixing.boxes[:, start : start + 2], axis=0, return_counts=True)
+        expected = [[max(center - 2, 0), min(center + 2, 8)] for center in range(8)]
+        np.testing.assert_array_equal(boxes, sorted(expected))
+        assert (abs(counts - 1_000) < 5 * 30).all()  # five standard deviations
+
+
 def test_every_image_has_another_one_as_partner_and_each_serves_once():
     for count in (2, 3, 50):
         partner = drawn(1.0, None, indices=INDICES[:count]).partner
@@ -82,9 +92,7 @@ def test_draws_depend_on_seed_epoch_and_image_alone():
     again = drawn(0.4, 1.0, indices=INDICES[order])
     for ours, theirs in zip(again[1:], mixing[1:], strict=True):
         np.testing.assert_array_equal(ours, theirs[order])
-    np.testing.assert_array_equal(
-        INDICES[order][again.partner], INDICES[mixing.partner][order]
-    )
+    np.testing.assert_array_equal(INDICES[order][again.partner], INDICES[mixing.partner][order])
     assert (drawn(0.4, 1.0, epoch=3).share == mixing.share).mean() < 0.2
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
 from minires.functional import optimizer
-from minires.functional.optimizer import sgd_step
+from minires.functional.optimizer import adam_step, rmsprop_step, sgd_step
 
 
 def steps_by_hand(weight, grads, lr, momentum, weight_decay, nesterov):
@@ -63,3 +65,36 @@ def test_a_learning_rate_of_zero_moves_the_velocity_alone():
 def test_no_elements_is_no_work():
     empty = np.zeros(0, np.float32)
     sgd_step(empty, empty, empty, 0.1, 0.9, 5e-4, True)
+
+
+def test_numbers_that_are_not_given_are_torch_s():
+    torch = pytest.importorskip("torch")
+    default = {
+        kind: {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+        for kind in (adam_step, rmsprop_step, torch.optim.Adam, torch.optim.RMSprop)
+    }
+    ours, theirs = default[adam_step], default[torch.optim.Adam]
+    assert (ours["beta1"], ours["beta2"]) == theirs["betas"]
+    assert (ours["eps"], ours["weight_decay"]) == (theirs["eps"], theirs["weight_decay"])
+    for name in ("alpha", "eps", "weight_decay", "momentum"):
+        assert default[rmsprop_step][name] == default[torch.optim.RMSprop][name], name
+
+
+UPDATES = {
+    "sgd": lambda w, g, slots, skip: sgd_step(w, g, slots[0], 0.1, 0.9, 0.1, True, skip=skip),
+    "adam": lambda w, g, slots, skip: adam_step(w, g, *slots[:2], 0.1, 1, skip=skip),
+    "rmsprop": lambda w, g, slots, skip: rmsprop_step(
+        w, g, *slots, 0.1, weight_decay=0.1, momentum=0.9, skip=skip
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_skipped_step_changes_neither_weights_nor_slots(name):
+    weights, slots = np.array([1.0, -2.0]), [np.full(2, value) for value in (1.0, 0.5, 0.25)]
+    grads = np.array([np.inf, np.nan])
+    UPDATES[name](weights, grads, slots, np.ones((), np.float32))
+    np.testing.assert_array_equal(weights, [1, -2])
+    np.testing.assert_array_equal(slots, [[1, 1], [0.5, 0.5], [0.25, 0.25]])
+    UPDATES[name](weights, np.ones(2), slots, np.zeros((), np.float32))
+    assert (weights != [1, -2]).all(), "0 means that the step is taken"
