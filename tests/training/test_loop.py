@@ -13,9 +13,11 @@ from minires.errors import DivergedError, Interrupted
 from minires.kernels.cuda import runtime
 from minires.models import build
 from minires.nn import CrossEntropyLoss, Module
-from minires.optim import SGD
+from minires.optim import SGD, WeightAverage
+from minires.training import loop
 from minires.training.evaluate import evaluate
 from minires.training.loop import Callback, Trainer, TrainState
+from minires.training.step import TrainingStep
 
 STEPS, BATCH = 3, 4
 
@@ -129,6 +131,82 @@ def test_validation_uses_running_statistics_and_leaves_the_model_training():
         np.testing.assert_array_equal(values, trainer.model.state_dict()[name], err_msg=name)
 
 
+def test_the_average_takes_in_the_weights_after_each_update_counted_from_one():
+    trainer = make_trainer(val=False)
+    trainer.average = trainer.work.average = WeightAverage(trainer.model, trainer.optimizer, 0.3)
+    expected = {n: p.data.copy() for n, p in trainer.model.named_parameters()}
+
+    class Follow(Callback):
+        def on_step(self, trainer):
+            t = trainer.state.step
+            for name, parameter in trainer.model.named_parameters():
+                decay = min(0.3, (1 + t) / (10 + t))  # 2/11, 3/12, 0.3, ...
+                expected[name] += (1 - decay) * (parameter.data - expected[name])
+
+    trainer.callbacks = [Follow()]
+    trainer.fit()
+    with trainer.averaged():
+        for name, parameter in trainer.model.named_parameters():
+            np.testing.assert_allclose(parameter.data, expected[name], atol=1e-6, err_msg=name)
+
+
+def test_a_step_clips_nothing_unless_asked():
+    model = build("resnet8", width=0.25)
+    optimizer = SGD(model.named_parameters(), momentum=0.0, nesterov=False, weight_decay=0.0)
+    work = TrainingStep(model, CrossEntropyLoss(), optimizer)
+    before = {name: parameter.data.copy() for name, parameter in model.named_parameters()}
+    for _, parameter in model.named_parameters():
+        parameter.accumulate(np.full(parameter.shape, 100, np.float32))
+    work.update(0.5)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.data, before[name] - 50, err_msg=name)
+
+
+def test_the_best_epoch_is_the_first_of_equals(monkeypatch):
+    accuracies = iter([0.5, 0.6, 0.6, 0.4])
+    result = lambda *_: SimpleNamespace(loss=1.0, accuracy=next(accuracies))  # noqa: E731
+    monkeypatch.setattr(loop, "evaluate", result)
+    recorder = Recorder()
+    trainer = make_trainer(epochs=4, callbacks=[recorder])
+    trainer.fit()
+    assert [metrics["best"] for metrics in recorder.metrics] == [True, True, False, False]
+    assert (trainer.state.best_epoch, trainer.state.best_val_accuracy) == (2, 0.6)
+
+
+def test_without_validation_no_epoch_is_called_the_best():
+    recorder = Recorder()
+    trainer = make_trainer(callbacks=[recorder], val=False)
+    trainer.fit()
+    assert [metrics["best"] for metrics in recorder.metrics] == [False, False]
+    assert trainer.state.best_epoch is None
+
+
+def test_the_speed_counts_the_steps_and_the_time_everything_since_the_start(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Slow(ArrayLoader):
+        """Each batch takes `seconds` to come."""
+
+        def __init__(self, steps, seconds):
+            super().__init__(steps)
+            self.seconds = seconds
+
+        def epoch(self, epoch, start_batch=0):
+            for batch in super().epoch(epoch, start_batch):
+                clock[0] += self.seconds
+                yield batch
+
+    recorder = Recorder()
+    trainer = make_trainer(callbacks=[recorder])
+    trainer.train_loader, trainer.val_loader = Slow(STEPS, 2), Slow(2, 100)
+    clock[0] += 1000  # what comes before the training is not counted
+    trainer.fit()
+    assert trainer.state.train_seconds == 2 * STEPS * 2
+    assert [metrics["seconds"] for metrics in recorder.metrics] == [206, 412]
+    assert [metrics["images_per_second"] for metrics in recorder.metrics] == [BATCH / 2] * 2
+
+
 def test_evaluation_counts_by_class():
     class Fixed(Module):
         def forward(self, x):
@@ -219,6 +297,7 @@ def test_a_stopped_training_continues_bit_for_bit(stop):
     with pytest.raises(Interrupted) as caught:
         stopped.fit()
     assert caught.value.exit_code == 143
+    assert f"after step {stopped.state.step} of {2 * STEPS}, saved" in str(caught.value)
     assert first.events[-2:] == ["interrupt", "close"]
 
     state = TrainState(**stopped.read_sums().to_dict())
