@@ -1,4 +1,4 @@
-"""Links inside the documents lead somewhere, and the mathematics survives GitHub's Markdown."""
+"""Links inside the documents lead somewhere; formulas and lines survive GitHub's Markdown."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from tools.pages import FENCE, ROOT, line_of, name_of, prose
 
 LINK = re.compile(r"\[[^\]\[]*(?:\[[^\]]*\])?[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.*?) *#*$", re.MULTILINE)
+ITEM = re.compile(r" *(?:1[.)]|[-+*]) ")
+"""What begins a list, also in the middle of a paragraph; other numbers do not."""
+
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\w$\\])\$([^$\n]+?)\$(?![\w$])", re.DOTALL)
 
 
 def problems(page: Path, root: Path = ROOT) -> list[str]:
-    """What is wrong with the links and formulas of `page`, a line each."""
-    text = page.read_text(encoding="utf-8")
-    return link_problems(text, page, root) + math_problems(text, name_of(page, root))
+    """What is wrong with the links, formulas and lists of `page`, a line each."""
+    text, name = page.read_text(encoding="utf-8"), name_of(page, root)
+    return link_problems(text, page, root) + math_problems(text, name) + list_problems(text, name)
 
 
 def link_problems(text: str, page: Path, root: Path = ROOT) -> list[str]:
@@ -71,6 +74,21 @@ def math_problems(text: str, page: str) -> list[str]:
     rest = MATH.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), plain)
     for position in (m.start() for m in re.finditer(r"(?<!\\)\$", rest)):
         found.append(f"{page}:{line_of(text, position)}: a $ without its partner")
+    return found
+
+
+def list_problems(text: str, page: str) -> list[str]:
+    """Lines inside a paragraph or a formula that Markdown would take for the item of a list.
+
+    A list of the author's own begins after an empty line.
+    """
+    found, before, in_list = [], "", False
+    for number, line in enumerate(_without_fences(text).splitlines(), start=1):
+        is_item = ITEM.match(line) is not None
+        if is_item and before.strip() and not in_list:
+            found.append(f"{page}:{number}: {line[:20]!r} begins a list inside a paragraph")
+        in_list = bool(line.strip()) and (in_list or is_item)
+        before = line
     return found
 
 

@@ -205,6 +205,19 @@ def test_formulas_that_survive():
     assert links.math_problems(text, "page") == []
 
 
+@pytest.mark.parametrize(
+    "text", ["the factor is\n1. If it grows", "$$\na = b\n- c\n$$\n", "a sum, a\n+ b", "a\n* b"]
+)
+def test_a_line_that_would_begin_a_list_is_seen(text):
+    (problem,) = links.list_problems(f"Text.\n\n{text}\n", "page")
+    assert problem.startswith(f"page:{5 if '$$' in text else 4}: ")
+
+
+def test_lists_that_are_meant():
+    text = "Three:\n\n- one\n- two\n  and a half\n- three\n\n1. a\n2. b\n\n```diff\nx\n- y\n```\n"
+    assert links.list_problems(text, "page") == []
+
+
 def test_prose_keeps_the_lines():
     text = "a\n```text\n$x\n```\n<!-- $ -->`$`b\n"
     assert prose(text).count("\n") == text.count("\n") and "$" not in prose(text)
