@@ -44,8 +44,8 @@ def score() -> Figure:
     for row, (letter, weights) in enumerate(TEMPLATES.items()):
         top = 1.0 + 4.0 * row
         products = T_IMAGE * weights
-        grid(ax, 0, top, T_IMAGE, BLUE)
-        label(ax, 3.8, top + 1.5, r"$\times$", fontsize=14)
+        grid(ax, 0.05, top, T_IMAGE, BLUE)
+        label(ax, 3.8, top + 1.5, r"$\odot$", fontsize=14)
         grid(ax, 4.6, top, weights, ORANGE)
         label(ax, 8.3, top + 1.5, "=", fontsize=14)
         fills = np.where(products > 0, TINT[GREEN], np.where(products < 0, TINT[RED], "white"))
