@@ -29,10 +29,12 @@ def test_upsampling_equals_loops(shape, factor):
 
 
 def test_a_sum_of_many_copies_in_half_precision_is_kept_in_float32():
-    # in float16 itself 2048 + 1 is 2048
+    # 32 * 64 in the first row and a 1 in each of the 63 others; in float16 itself 2048 + 1 is 2048
     _, cache = upsample_forward(np.ones((1, 1, 1, 1), np.float16), 64)
-    grad_x = upsample_backward(np.ones((1, 1, 64, 64), np.float16), cache)
-    assert grad_x.dtype == np.float16 and grad_x[0, 0, 0, 0] == 4096
+    grad = np.zeros((1, 1, 64, 64), np.float16)
+    grad[..., 0, :], grad[..., 1:, 0] = 32, 1
+    grad_x = upsample_backward(grad, cache)
+    assert grad_x.dtype == np.float16 and grad_x[0, 0, 0, 0] == np.float16(2048 + 63)
 
 
 def test_flatten_goes_channel_by_channel_and_row_by_row():

@@ -70,6 +70,13 @@ def test_round_trip_is_exact(tmp_path):
     assert os.listdir(tmp_path) == ["last.safetensors"]
 
 
+def test_a_file_that_is_saved_again_keeps_the_versions_that_trained_it(tmp_path):
+    path = tmp_path / "last.safetensors"
+    versions = {"minires": "0.0.1", "python": "3.9", "numpy": "1.0"}
+    save_checkpoint(path, replace(make_checkpoint(), versions=versions))
+    assert load_checkpoint(path).versions == versions
+
+
 def test_numbers_come_back_bit_for_bit(tmp_path):
     values = np.random.default_rng(0).integers(0, 2**63, 1000, dtype=np.int64).view(np.float64)
     numbers = [float(v) for v in values if np.isfinite(v)] + [5e-324, -0.0, 2.0**60 + 2**10]
