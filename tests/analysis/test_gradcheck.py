@@ -15,7 +15,8 @@ CASES = all_cases()
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_derivative(case):
     check = check_case(case)
-    assert check.passed and check.max_relative_error < 1e-5, check
+    wrong = f"the gradient of {check.worst_at} is wrong: {check}"
+    assert check.passed and check.max_relative_error < 1e-5, wrong
     assert check.compared > 0
 
 
@@ -32,8 +33,9 @@ def test_every_operation_and_layer_has_cases():
     from minires import nn
 
     modules = {
-        name for name in nn.__all__ if isinstance(getattr(nn, name), type)
-        and issubclass(getattr(nn, name), nn.Module)
+        name
+        for name in nn.__all__
+        if isinstance(getattr(nn, name), type) and issubclass(getattr(nn, name), nn.Module)
     } - {"Module"}
     assert modules <= names
 
@@ -136,8 +138,12 @@ def test_draws_keep_their_promises():
 
 @pytest.mark.parametrize(
     "pattern, some",
-    [("CONV2D: 3x3", "conv2d: 3x3"), ("*large logits", "cross_entropy: large logits"),
-     ("network", "network: resnet18"), ("block", "BasicBlock: plain")],
+    [
+        ("CONV2D: 3x3", "conv2d: 3x3"),
+        ("*large logits", "cross_entropy: large logits"),
+        ("network", "network: resnet18"),
+        ("block", "BasicBlock: plain"),
+    ],
 )
 def test_cases_are_chosen_by_name_or_kind(pattern, some):
     chosen = [case.name for case in select_cases(pattern)]

@@ -36,7 +36,8 @@ def test_forward_is_the_definition(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4, 5), (1, 3, 2, 3), (4, 1, 1, 1)])
-def test_backward_is_the_chain_rule_of_the_paper(shape):
+@pytest.mark.parametrize("array", ["grad_x", "grad_weight", "grad_bias"])
+def test_backward_is_the_chain_rule_of_the_paper(array, shape):
     # the six equations of Ioffe and Szegedy 2015, section 3, one after the other
     x, g, gamma, beta = draw(shape)
     _, cache = batch_norm_forward(x, gamma, beta, *buffers(shape[1]))
@@ -51,9 +52,12 @@ def test_backward_is_the_chain_rule_of_the_paper(shape):
         grad_mean += grad_variance * (-2 * (xs - mean)).sum() / m
         expected = grad_x_hat / np.sqrt(variance + EPS)
         expected = expected + grad_variance * 2 * (xs - mean) / m + grad_mean / m
-        np.testing.assert_allclose(channel_values(grad_x, c), expected, atol=1e-12)
-        np.testing.assert_allclose(grad_gamma[c], (gs * x_hat).sum(), atol=1e-12)
-        np.testing.assert_allclose(grad_beta[c], gs.sum(), atol=1e-12)
+        found, wanted = {
+            "grad_x": (channel_values(grad_x, c), expected),
+            "grad_weight": (grad_gamma[c], (gs * x_hat).sum()),
+            "grad_bias": (grad_beta[c], gs.sum()),
+        }[array]
+        np.testing.assert_allclose(found, wanted, atol=1e-12, err_msg=f"{array} of channel {c}")
 
 
 def test_running_statistics_move_towards_the_batch():
@@ -64,8 +68,10 @@ def test_running_statistics_move_towards_the_batch():
     for c in range(2):
         values = channel_values(x, c)
         mean, unbiased = statistics.fmean(values), statistics.variance(values)
-        np.testing.assert_allclose(running_mean[c], 0.75 * before[0][c] + 0.25 * mean)
-        np.testing.assert_allclose(running_var[c], 0.75 * before[1][c] + 0.25 * unbiased)
+        expected = 0.75 * before[0][c] + 0.25 * mean
+        np.testing.assert_allclose(running_mean[c], expected, err_msg="running_mean")
+        expected = 0.75 * before[1][c] + 0.25 * unbiased
+        np.testing.assert_allclose(running_var[c], expected, err_msg="running_var")
 
 
 def test_one_value_per_channel_leaves_the_variance_finite():
@@ -87,10 +93,13 @@ def test_evaluation_uses_the_running_statistics_and_writes_nothing():
     for c in range(3):
         deviation = (running_var[c] + EPS) ** 0.5
         x_hat = (x[:, c] - running_mean[c]) / deviation
-        np.testing.assert_allclose(y[:, c], gamma[c] * x_hat + beta[c], atol=1e-12)
-        np.testing.assert_allclose(grad_x[:, c], g[:, c] * gamma[c] / deviation, atol=1e-12)
-        np.testing.assert_allclose(grad_gamma[c], (g[:, c] * x_hat).sum(), atol=1e-12)
-        np.testing.assert_allclose(grad_beta[c], g[:, c].sum(), atol=1e-12)
+        for name, found, expected in [
+            ("y", y[:, c], gamma[c] * x_hat + beta[c]),
+            ("grad_x", grad_x[:, c], g[:, c] * gamma[c] / deviation),
+            ("grad_weight", grad_gamma[c], (g[:, c] * x_hat).sum()),
+            ("grad_bias", grad_beta[c], g[:, c].sum()),
+        ]:
+            np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
 
 
 def test_the_cache_outlives_the_running_buffers():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from minires.functional import conv2d_backward, conv2d_forward
 from minires.functional.conv import conv_output_size
+
+ARRAYS = ("y", "grad_x", "grad_weight", "grad_bias")
 
 
 def by_six_loops(x, weight, bias, stride, padding):
@@ -53,41 +56,51 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_equals_six_loops(case, with_bias):
-    x_shape, filters, kernel, stride, padding = case
+@cache
+def found_and_expected(case, with_bias):
+    """Each array of a case, by name: what the module says and what the loops say."""
+    x_shape, filters, kernel, stride, padding = CASES[case]
     rng = np.random.default_rng(0)
     x = rng.normal(size=x_shape)
     weight = rng.normal(size=(filters, x_shape[1], *kernel))
     bias = rng.normal(size=filters) if with_bias else None
+    y, conv = conv2d_forward(x, weight, bias, stride, padding)
+    expected_y = by_six_loops(x, weight, bias, stride, padding)
+    grad_output = rng.normal(size=expected_y.shape)
+    gradients = conv2d_backward(grad_output, conv)
+    grad_x, grad_weight = gradients_by_six_loops(grad_output, x, weight, stride, padding)
+    sums = [sum(grad_output[:, k].ravel().tolist()) for k in range(filters)]
+    expected = (expected_y, grad_x, grad_weight, np.array(sums) if with_bias else None)
+    return dict(zip(ARRAYS, zip((y, *gradients), expected, strict=True), strict=True))
 
-    y, cache = conv2d_forward(x, weight, bias, stride, padding)
-    np.testing.assert_allclose(y, by_six_loops(x, weight, bias, stride, padding), atol=1e-12)
 
-    grad_output = rng.normal(size=y.shape)
-    grad_x, grad_weight, grad_bias = conv2d_backward(grad_output, cache)
-    expected_x, expected_weight = gradients_by_six_loops(grad_output, x, weight, stride, padding)
-    np.testing.assert_allclose(grad_x, expected_x, atol=1e-12)
-    np.testing.assert_allclose(grad_weight, expected_weight, atol=1e-12)
-    if with_bias:
-        sums = [sum(grad_output[:, k].ravel().tolist()) for k in range(filters)]
-        np.testing.assert_allclose(grad_bias, sums, atol=1e-12)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("with_bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("array", ARRAYS)
+def test_equals_six_loops(array, with_bias, case):
+    found, expected = found_and_expected(case, with_bias)[array]
+    if expected is None:
+        assert found is None
     else:
-        assert grad_bias is None
+        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=array)
 
 
-def test_frozen_values():
+@pytest.mark.parametrize("array", ARRAYS)
+def test_frozen_values(array):
     # a 2x2 filter slides over a 3x3 image; the filter is not flipped
     x = np.arange(9.0).reshape(1, 1, 3, 3)
     weight = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
-    y, cache = conv2d_forward(x, weight, np.array([0.5]))
-    # 0*1 + 1*2 + 3*3 + 4*4 = 27, and each step to the right adds 10, each step down 30
-    np.testing.assert_array_equal(y[0, 0], [[27.5, 37.5], [57.5, 67.5]])
-    grad_x, grad_weight, grad_bias = conv2d_backward(np.array([[[[1.0, 0.0], [0.0, 2.0]]]]), cache)
-    np.testing.assert_array_equal(grad_x[0, 0], [[1, 2, 0], [3, 6, 4], [0, 6, 8]])
-    np.testing.assert_array_equal(grad_weight[0, 0], [[8, 11], [17, 20]])
-    np.testing.assert_array_equal(grad_bias, [3])
+    y, conv = conv2d_forward(x, weight, np.array([0.5]))
+    gradients = conv2d_backward(np.array([[[[1.0, 0.0], [0.0, 2.0]]]]), conv)
+    found = dict(zip(ARRAYS, (y, *gradients), strict=True))
+    expected = {
+        # 0*1 + 1*2 + 3*3 + 4*4 = 27, and each step to the right adds 10, each step down 30
+        "y": [[[[27.5, 37.5], [57.5, 67.5]]]],
+        "grad_x": [[[[1, 2, 0], [3, 6, 4], [0, 6, 8]]]],
+        "grad_weight": [[[[8, 11], [17, 20]]]],
+        "grad_bias": [3],
+    }
+    np.testing.assert_array_equal(found[array], expected[array], err_msg=array)
 
 
 def test_grad_x_can_be_left_out():

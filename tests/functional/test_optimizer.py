@@ -22,7 +22,7 @@ def steps_by_hand(weight, grads, lr, momentum, weight_decay, nesterov):
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum, weight_decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.01)])
 @pytest.mark.parametrize("size", [1, 7, 20, 21])
-def test_matches_scalar_arithmetic(monkeypatch, size, momentum, weight_decay, nesterov):
+def test_sgd_matches_scalar_arithmetic(monkeypatch, size, momentum, weight_decay, nesterov):
     monkeypatch.setattr(optimizer, "CHUNK", 7)
     rng = np.random.default_rng(size)
     weights, grads = rng.normal(size=size), rng.normal(size=(5, size))
@@ -33,10 +33,13 @@ def test_matches_scalar_arithmetic(monkeypatch, size, momentum, weight_decay, ne
     velocity = np.zeros(size)
     for grad in grads:
         sgd_step(weights, grad, velocity, 0.1, momentum, weight_decay, nesterov)
-    np.testing.assert_allclose(np.stack([weights, velocity], axis=1), expected, rtol=1e-13)
+    for name, found, values in zip(
+        ("weights", "velocity"), (weights, velocity), zip(*expected, strict=True), strict=True
+    ):
+        np.testing.assert_allclose(found, values, rtol=1e-13, err_msg=name)
 
 
-def test_frozen_values_of_two_steps():
+def test_frozen_values_of_two_steps_of_sgd():
     # weight 1, gradient 0.5 twice, lr 0.1, momentum 0.9, weight decay 0.1, Nesterov:
     # g = 0.6, v = 0.6, w = 1 - 0.1 * (0.6 + 0.54) = 0.886
     # g = 0.5886, v = 1.1286, w = 0.886 - 0.1 * (0.5886 + 1.01574) = 0.725566

@@ -42,14 +42,19 @@ CASES = [
 
 @pytest.mark.parametrize("shape, kernel, stride, padding", CASES)
 @pytest.mark.parametrize("ties", [False, True])
-def test_max_pool_equals_loops(shape, kernel, stride, padding, ties):
+@pytest.mark.parametrize("array", ["y", "grad_x"])
+def test_max_pool_equals_loops(array, shape, kernel, stride, padding, ties):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, shape).astype(float) if ties else rng.normal(size=shape)
     y, cache = max_pool2d_forward(x, kernel, stride, padding)
+    if array == "y":
+        expected, _ = max_pool_by_loops(x, kernel, stride, padding)
+        np.testing.assert_array_equal(y, expected, err_msg=array)
+        return
     grad_output = rng.normal(size=y.shape)
-    wanted, wanted_grad = max_pool_by_loops(x, kernel, stride, padding, grad_output)
-    np.testing.assert_array_equal(y, wanted)
-    np.testing.assert_allclose(max_pool2d_backward(grad_output, cache), wanted_grad, atol=1e-14)
+    grad_x = max_pool2d_backward(grad_output, cache)
+    _, expected = max_pool_by_loops(x, kernel, stride, padding, grad_output)
+    np.testing.assert_allclose(grad_x, expected, atol=1e-14, err_msg=array)
 
 
 def test_the_first_of_equal_values_gets_the_gradient():
@@ -73,10 +78,13 @@ def test_a_pixel_that_wins_several_windows_gets_the_sum():
     assert grad_x[0, 0, 1, 1] == 10 and np.count_nonzero(grad_x) == 1
 
 
-def test_global_average():
-    x = np.arange(12.0).reshape(1, 2, 2, 3)
-    y, cache = global_avg_pool_forward(x)
+def test_global_average_is_the_mean_of_each_channel():
+    y, _ = global_avg_pool_forward(np.arange(12.0).reshape(1, 2, 2, 3))
     np.testing.assert_allclose(y, [[2.5, 8.5]])
+
+
+def test_every_pixel_gets_its_share_of_the_gradient_of_the_average():
+    _, cache = global_avg_pool_forward(np.arange(12.0).reshape(1, 2, 2, 3))
     grad_x = global_avg_pool_backward(np.array([[6.0, 12.0]]), cache)
     np.testing.assert_allclose(grad_x[0, 0], np.full((2, 3), 1.0))
     np.testing.assert_allclose(grad_x[0, 1], np.full((2, 3), 2.0))

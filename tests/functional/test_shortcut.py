@@ -15,7 +15,8 @@ from minires.functional import add, shortcut_a_backward, shortcut_a_forward
         ((1, 2, 3, 3), 2, 1, 0),
     ],
 )
-def test_pixels_and_channels(shape, channels, stride, first):
+@pytest.mark.parametrize("array", ["y", "grad_x"])
+def test_pixels_and_channels(array, shape, channels, stride, first):
     n, c, h, w = shape
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape)
@@ -31,8 +32,8 @@ def test_pixels_and_channels(shape, channels, stride, first):
                 place = (slice(None), first + channel, row, column)
                 expected[place] = x[pixel]
                 expected_grad[pixel] = g[place]
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(grad_x, expected_grad)
+    found, wanted = {"y": (y, expected), "grad_x": (grad_x, expected_grad)}[array]
+    np.testing.assert_array_equal(found, wanted, err_msg=array)
 
 
 def test_add_leaves_its_terms_alone():
