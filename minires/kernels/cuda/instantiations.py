@@ -200,6 +200,7 @@ INSTANTIATIONS: dict[str, list[str]] = {
     "scaling": ["unscale", "update_scale", "count_update"],
     "step": [
         "copy_values",
+        "add_squares",
         "clip_factor",
         "set_numbers",
         *_types("add_bias", "column_sums", "count_batch"),

@@ -17,8 +17,8 @@ COLUMNS, ROWS = 32, 8
 SLAB = 512
 """About how many rows such a block takes."""
 
-NUMBERS = 8
-"""How many numbers `set_numbers` takes at most."""
+NUMBERS, SQUARES = 8, 4
+"""How many numbers one launch of `set_numbers` takes, and how many squares of `clip_factor`."""
 
 
 def _blocks(size: int) -> tuple[int]:
@@ -104,17 +104,25 @@ def count_batch(logits: Array, labels: Array, loss: Array, totals: Array) -> Non
 
 @kernel("clip_factor", "gpu")
 def clip_factor(values: Array, squares: tuple[Array, ...], limit: float) -> tuple[Array, Array]:
-    """`functional.optimizer.clip_factor`, for at most four groups."""
-    if len(squares) > 4 or any(s.dtype != np.float64 for s in squares):
+    """`functional.optimizer.clip_factor`; one launch for up to four groups of parameters."""
+    if any(s.dtype != np.float64 for s in squares):
         return NotImplemented
+    while len(squares) > SQUARES:
+        total = empty((), np.float64)
+        launch("step", "add_squares", (1,), (1,), *squares[:SQUARES], total)
+        squares = (total, *squares[SQUARES:])
     norm, factor = empty((), np.float64), empty((), np.float32)
-    more = [None] * (4 - len(squares))
+    more = [None] * (SQUARES - len(squares))
     launch("step", "clip_factor", (1,), (1,), *squares, *more, float(limit), norm, factor)
     return norm, factor
 
 
 def set_numbers(values: Array, counter: Array, numbers: Sequence[float], count: int) -> None:
-    """values (n,) float32 <- numbers, counter () int64 <- count: by one launch, nothing waits."""
-    given = [float(number) for number in numbers] + [0.0] * (NUMBERS - len(numbers))
-    launch("step", "set_numbers", (1,), (1,), values, len(numbers), counter, np.int64(count),
-           *given)
+    """values (n,) float32 <- numbers, counter () int64 <- count: nothing waits.
+
+    That is one launch for up to `NUMBERS` of them.
+    """
+    for start in range(0, len(numbers), NUMBERS):
+        given = [float(number) for number in numbers[start : start + NUMBERS]]
+        launch("step", "set_numbers", (1,), (1,), values[start : start + len(given)], len(given),
+               counter, np.int64(count), *given, *[0.0] * (NUMBERS - len(given)))

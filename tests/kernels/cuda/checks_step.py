@@ -73,8 +73,10 @@ def test_hits_and_losses_are_counted(shape, kind, dtype, place):
 
 
 @pytest.mark.parametrize(
-    "squares", [(4.0,), (1e-9, 0.0), (9.0, 16.0, 0.0, 0.0), (np.inf,), (np.nan,)]
-)
+    "squares",
+    [(4.0,), (1e-9, 0.0), (9.0, 16.0, 0.0, 0.0), tuple(0.1 * n for n in range(12)), (np.inf,),
+     (np.nan,)],
+)  # fmt: skip
 def test_the_factor_of_clipping(squares, place):
     values = np.ones(3, np.float32)
     given = tuple(np.array(s, np.float64) for s in squares)
@@ -85,7 +87,9 @@ def test_the_factor_of_clipping(squares, place):
 
 
 def test_the_numbers_of_a_step_come_as_arguments(place):
-    values, counter = place(np.zeros(3, np.float32)), place(np.zeros((), np.int64))
-    cuda.step.set_numbers(values, counter, [0.1, 2.0, -3.5], 2**40)
-    assert np.array_equal(to_host(values), np.array([0.1, 2.0, -3.5], np.float32))
-    assert int(to_host(counter)) == 2**40
+    for numbers in ([0.1, 2.0, -3.5], [0.1 * n for n in range(19)]):
+        values = place(np.zeros(len(numbers), np.float32))
+        counter = place(np.zeros((), np.int64))
+        cuda.step.set_numbers(values, counter, numbers, 2**40)
+        assert np.array_equal(to_host(values), np.array(numbers, np.float32))
+        assert int(to_host(counter)) == 2**40

@@ -81,7 +81,14 @@ __global__ void __launch_bounds__(1024)
   }
 }
 
-// norm () = the root of the sum of squares; factor () = min(1, limit / (norm + 1e-6)). One thread.
+// total () = a + b + c + d, from left to right. One thread.
+__global__ void add_squares(const double* a, const double* b, const double* c, const double* d,
+                            double* total) {
+  *total = *a + *b + *c + *d;
+}
+
+// norm () = the root of the sum of squares, of which all but the first may be null; factor () =
+// min(1, limit / (norm + 1e-6)). One thread.
 __global__ void clip_factor(const double* a, const double* b, const double* c, const double* d,
                             float limit, double* norm, float* factor) {
   double sum = *a + (b ? *b : 0.0) + (c ? *c : 0.0) + (d ? *d : 0.0);
