@@ -52,6 +52,9 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Float32; the same with products on tensor cores; and 16-bit activations of two kinds."""
 
 
+OLDEST_GPU = (7, 5)
+"""The compute capability of a T4, which everything but the implicit products compiles for."""
+
 CPU = Device("cpu")
 options = Options()
 
@@ -300,10 +303,10 @@ def select_device(
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("minires.kernels"):
             raise
-    options.precision = precision
     if device.kind == "gpu":
         importlib.import_module("cupy").cuda.Device(device.index).use()
         cuda_module("precision").set_precision(precision)
+    options.precision = precision
     return device
 
 
@@ -347,7 +350,8 @@ def _parse_device(name: str) -> Device:
 def why_no_gpu(index: int = 0) -> str | None:
     """Why GPU `index` cannot be used, with the fix, in one line; None if it can.
 
-    CuPy imports without a driver, so the test is a tiny kernel that really runs.
+    CuPy imports without a driver, so the test is a tiny kernel that really runs; and the kernels
+    of minires need a GPU that is not too old, and the headers of CUDA.
     """
     try:
         cupy = importlib.import_module("cupy")
@@ -362,13 +366,25 @@ def why_no_gpu(index: int = 0) -> str | None:
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
             return f"there is no GPU {index}; this machine has {count} (gpu:0 is the first)"
+        properties = cupy.cuda.runtime.getDeviceProperties(index)
+        found = properties["major"], properties["minor"]
+        if found < OLDEST_GPU:
+            return (
+                f"GPU {index} ({properties['name'].decode()}) has compute capability "
+                f"{_dotted(found)}, and minires needs {_dotted(OLDEST_GPU)} (a T4) or later; "
+                "use --device cpu"
+            )
         with cupy.cuda.Device(index):
             cupy.cuda.Device().synchronize()
             if int((cupy.arange(3) * 2).sum()) != 6:
                 return f"GPU {index} computes wrong results; check the driver with nvidia-smi"
     except Exception as error:  # CuPy raises many types; each of them means "not usable"
         return _explain(error)
-    return None
+    return cuda_module("compile").why_not()
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def describe_gpus() -> list[dict[str, Any]]:

@@ -118,8 +118,11 @@ def fresh(monkeypatch):
     backend.why_no_gpu.cache_clear()
 
 
-def fake_cupy(fresh, count=1, error=None, total=6):
-    """Puts a module in the place of CuPy that has `count` GPUs, or raises `error` when used."""
+def fake_cupy(fresh, count=1, error=None, total=6, capability=(9, 0), headers=None):
+    """Puts a module in the place of CuPy that has `count` GPUs, or raises `error` when used.
+
+    `headers`: why the kernels of minires cannot be compiled.
+    """
 
     class Context:
         def __init__(self, index=0):
@@ -138,7 +141,8 @@ def fake_cupy(fresh, count=1, error=None, total=6):
             if error is not None:
                 raise error
 
-    properties = {"name": b"Test GPU", "totalGlobalMem": 2**34, "major": 9, "minor": 0}
+    properties = {"name": b"Test GPU", "totalGlobalMem": 2**34}
+    properties |= {"major": capability[0], "minor": capability[1]}
     runtime = SimpleNamespace(
         getDeviceCount=lambda: count, getDeviceProperties=lambda index: properties
     )
@@ -146,6 +150,8 @@ def fake_cupy(fresh, count=1, error=None, total=6):
     module.cuda = SimpleNamespace(runtime=runtime, Device=Context)
     module.arange = lambda n: np.full(n, total / 2 / n)
     fresh.setitem(sys.modules, "cupy", module)
+    compiler = SimpleNamespace(why_not=lambda: headers)
+    fresh.setitem(sys.modules, "minires.kernels.cuda.compile", compiler)
 
 
 def test_no_cupy_names_the_pip_line(fresh):
@@ -180,6 +186,26 @@ def test_a_gpu_that_computes_nonsense_is_not_used(fresh):
     fake_cupy(fresh, total=7)
     with pytest.raises(DeviceError, match="computes wrong results"):
         backend.select_device("gpu")
+
+
+@pytest.mark.parametrize("capability, fits", [((6, 1), False), ((7, 0), False), ((7, 5), True)])
+def test_a_gpu_that_is_too_old_is_not_used(fresh, capability, fits):
+    fake_cupy(fresh, capability=capability)
+    assert (backend.why_no_gpu() is None) == fits
+    if not fits:
+        with pytest.raises(DeviceError) as caught:
+            backend.select_device("gpu")
+        found = "GPU 0 (Test GPU) has compute capability {}.{}".format(*capability)
+        assert f"{found}, and minires needs 7.5 (a T4) or later" in str(caught.value)
+        assert "use --device cpu" in str(caught.value) and caught.value.exit_code == 5
+        assert backend.select_device("auto") == Device("cpu")
+
+
+def test_a_gpu_that_nothing_can_be_compiled_for_is_not_used(fresh):
+    fake_cupy(fresh, headers="the CUDA headers are not installed; pip brings them")
+    with pytest.raises(DeviceError, match="--device gpu: the CUDA headers are not installed; pip"):
+        backend.select_device("gpu")
+    assert backend.select_device("auto") == Device("cpu")
 
 
 def test_a_gpu_that_is_not_there_is_named(fresh):

@@ -36,6 +36,7 @@ from minires.backend import (
     options,
     reset_fallback_counts,
     select_device,
+    why_no_gpu,
 )
 from minires.errors import MiniresError
 from minires.models import build, summarize
@@ -138,6 +139,8 @@ class _Run:
         self.config, self.spec, self.device, self.say = config, spec, device, say
         self.threads = options.threads
         self.notes: list[str] = []
+        if config.device == "auto" and device.kind == "cpu":
+            self.notes.append(f"no GPU: {why_no_gpu()}")
         self.modes = [TRAINING, INFERENCE] if config.inference else [TRAINING]
         self.machine = machine_facts(self.threads, device)
         batch = random_batch(config.batch_size)

@@ -60,7 +60,10 @@ def why_not() -> str | None:
         return f"NVRTC is not to be had ({str(error).strip().splitlines()[0]})"
     headers = ("cuda_fp16.h", "cuda_bf16.h")
     if not any(all(Path(f, h).is_file() for h in headers) for f in include_folders()):
-        return 'the CUDA headers are not installed; pip install -e ".[cuda-check]" brings them'
+        return (
+            'the CUDA headers are not installed; pip install -e ".[cuda13]" brings them, '
+            'with a CUDA 12 driver pip install -e ".[cuda12]"'
+        )
     return None
 
 

@@ -10,11 +10,9 @@ from minires.kernels.cuda import hopper
 from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.implicit import Implicit
+from minires.kernels.cuda.precision import AMPERE
 from minires.kernels.cuda.runtime import capability
 from minires.kernels.cuda.step import add_bias, column_sums
-
-AMPERE = 80
-"""The compute capability from which on copies run beside the products (`cp.async`)."""
 
 
 def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Implicit | None:

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.errors import DeviceError, UsageError
+from minires.kernels.cuda.runtime import capability
+
+AMPERE = 80
+"""The compute capability from which on tensor cores know bfloat16 and TF32, and copies run beside
+the products (`cp.async`)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Precision:
     activations: str
     tf32: bool = False
     loss_scaling: bool = False
+    oldest: int = 0
+    """The compute capability that it needs, 80 for 8.0; 0 where every GPU will do."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -37,8 +44,8 @@ class Precision:
 
 PRECISIONS = {
     "fp32": Precision("fp32", "float32"),
-    "tf32": Precision("tf32", "float32", tf32=True),
-    "bf16": Precision("bf16", "bfloat16"),
+    "tf32": Precision("tf32", "float32", tf32=True, oldest=AMPERE),
+    "bf16": Precision("bf16", "bfloat16", oldest=AMPERE),
     "fp16": Precision("fp16", "float16", loss_scaling=True),
 }
 
@@ -48,13 +55,19 @@ current = PRECISIONS["fp32"]
 def set_precision(name: str) -> Precision:
     """Compute in `name` from now on: "fp32", "tf32", "bf16" or "fp16".
 
-    Raises `UsageError` for another name, `DeviceError` where the type is not to be had. The caller
-    of fp16 scales the loss: see `Precision.loss_scaling`.
+    Raises `UsageError` for another name, `DeviceError` where the type is not to be had or this GPU
+    is too old for it. The caller of fp16 scales the loss: see `Precision.loss_scaling`.
     """
     global current
     if name not in PRECISIONS:
         raise UsageError(f"--precision {name}: unknown; use {', '.join(PRECISIONS)}")
     precision = PRECISIONS[name]
+    if precision.oldest and capability() < precision.oldest:
+        needed, here = (f"{value // 10}.{value % 10}" for value in (precision.oldest, capability()))
+        raise DeviceError(
+            f"--precision {name}: needs compute capability {needed}, and this GPU has {here}; "
+            "use --precision fp16 or fp32"
+        )
     _ = precision.dtype
     current = precision
     return precision

@@ -15,12 +15,8 @@ from typing import Any
 import numpy as np
 
 from minires.backend import Array
-from minires.errors import DeviceError
 
 Grid = tuple[int, ...]
-
-OLDEST = 75
-"""The compute capability of a T4, which everything but the implicit products compiles for."""
 
 _OPT_IN = 32 * 1024
 """From so many bytes on, a kernel's dynamic shared memory is asked for before the launch."""
@@ -108,11 +104,6 @@ def _module(source: str, device: int) -> tuple[Any, dict[str, str]]:
     from minires.kernels.cuda.compile import load_or_compile
 
     capability = _cupy().cuda.Device(device).compute_capability
-    if int(capability) < OLDEST:
-        raise DeviceError(
-            f"GPU {device} has compute capability {capability}, and minires needs {OLDEST} "
-            "(a T4 or later); use --device cpu"
-        )
     suffix = "a" if capability == "90" else ""
     path, names = load_or_compile(source, f"sm_{capability}{suffix}")
     return _cupy().RawModule(path=str(path)), names

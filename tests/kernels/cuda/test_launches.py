@@ -12,6 +12,7 @@ from minires import backend
 from minires.data.dataset import Dataset
 from minires.data.loader import AugmentConfig, Loader
 from minires.data.normalization import Normalization
+from minires.errors import DeviceError
 from minires.functional.augmentation import augment_batch, normalization_table
 from minires.kernels.cuda import precision, runtime
 from minires.models import build
@@ -110,6 +111,21 @@ def test_half_precision_goes_by_columns_before_ampere(steps):
     assert counts["convolve"] == counts["weight_gradient"] == 0
     assert counts["im2col"] == 2 * 19 and counts["col2im"] == 18
     assert second[0] == first[0] and second[1] == 0
+
+
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_a_precision_that_the_gpu_is_too_old_for(name, monkeypatch):
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS["fp32"])
+    with runtime.use(RecordingRuntime(capability=75)):
+        with pytest.raises(DeviceError) as caught:
+            precision.set_precision(name)
+        assert precision.current.name == "fp32"
+        precision.set_precision("fp16")
+    message = f"--precision {name}: needs compute capability 8.0, and this GPU has 7.5; use "
+    assert str(caught.value) == message + "--precision fp16 or fp32"
+    assert caught.value.exit_code == 5
+    with runtime.use(RecordingRuntime(capability=80)):
+        assert precision.set_precision("tf32").tf32
 
 
 EVERYTHING = AugmentConfig(color_jitter=0.2, cutout=8, mixup=0.4, cutmix=1.0, mix_share=0.5)
