@@ -119,7 +119,7 @@ def unrolled() -> Figure:
             )
             label(ax, x, row, f"$x_{index}$", fontsize=12, zorder=7)
         arrow(ax, (13.4, row), (12.35, row), RED, width=1.8)
-        label(ax, 13.75, row, "$g$", RED, fontsize=13)
+        label(ax, 13.75, row, "$g_3$", RED, fontsize=13)
     label(ax, 14.5, 1.6, "residual: 8 paths,", ha="left", fontsize=10.5)
     label(ax, 14.5, 2.2, "one with no body", ha="left", fontsize=10.5)
     label(ax, 14.5, 5.3, "plain: 1 path,", ha="left", fontsize=10.5)
