@@ -58,3 +58,13 @@ def test_no_shortcut_no_gradient_and_grad_x_on_request():
     )
     grad_x, *_, grad_shortcut = conv_bn_relu_backward(np.ones_like(y), cache, need_grad_x=False)
     assert grad_x is None and grad_shortcut is None
+
+
+def test_without_options_a_unit_trains_with_batch_norm_s_momentum_of_a_tenth():
+    rng = np.random.default_rng(3)
+    x, weight = rng.normal(2.0, size=(2, 3, 3, 3)), rng.normal(size=(2, 3, 1, 1))
+    running_mean, running_var = np.zeros(2), np.zeros(2)
+    conv_bn_relu_forward(x, weight, np.ones(2), np.zeros(2), running_mean, running_var)
+    y = np.einsum("nchw,kc->nkhw", x, weight[:, :, 0, 0])
+    np.testing.assert_allclose(running_mean, 0.1 * y.mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(running_var, 0.1 * y.var(axis=(0, 2, 3), ddof=1))

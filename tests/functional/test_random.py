@@ -35,7 +35,9 @@ def test_equals_integer_arithmetic(seed):
 
 
 def test_plain_numbers_and_arrays_give_the_same_bits():
-    assert int(random_bits(7, 2, 1, 9)) == int(random_bits(7, 2, 1, np.array([9]))[0])
+    plain, array = random_bits(7, 2, 1, 9), random_bits(7, 2, 1, np.array([9]))
+    assert plain.dtype == array.dtype == np.uint64 and plain.shape == ()
+    assert int(plain) == int(array[0])
 
 
 def test_streams_never_share_numbers():

@@ -12,7 +12,17 @@ import pytest
 
 from minires import backend
 from minires import functional as F
-from minires.kernels.cpu import convolution, direct, loops, strategies, strided, whole
+from minires.kernels.cpu import (
+    convolution,
+    direct,
+    elementwise,
+    loops,
+    strategies,
+    strided,
+    whole,
+)
+from minires.kernels.cpu.buffers import Workspace
+from minires.kernels.cpu.regions import Region
 from minires.kernels.cpu.threads import groups
 
 WINOGRAD_TOLERANCE = 2e-5
@@ -172,6 +182,7 @@ def chunks(request, monkeypatch):
         monkeypatch.setattr(loops, "takes_whole_rows", lambda _: shared)
         monkeypatch.setattr(loops, "NUMPY_PLANE_BYTES", 0)
         monkeypatch.setattr(direct, "_COLUMN_BYTES", 0)
+        monkeypatch.setattr(elementwise, "PIECE", 1500)
         monkeypatch.setattr(
             convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
         )
@@ -249,18 +260,37 @@ def test_without_relu(loop_kind):
 
 
 @pytest.mark.parametrize("shape", CASES[::2], ids=str)
-def test_evaluation_uses_running_statistics(shape, loop_kind):
-    case = Case(shape, shortcut=True)
+@pytest.mark.parametrize("shortcut", [False, True], ids=["alone", "joined"])
+@pytest.mark.parametrize("relu", [False, True], ids=["no relu", "relu"])
+def test_evaluation_uses_running_statistics(shape, shortcut, relu, loop_kind):
+    case = Case(shape, shortcut)
 
     def forward(dtype):
         arguments = case.arguments(dtype)
         before = arguments["running_mean"].copy()
         ordered = (arguments[n] for n in NAMES)
-        y, _ = F.conv_bn_relu_forward(*ordered, **case.geometry, training=False)
+        y, _ = F.conv_bn_relu_forward(*ordered, **case.geometry, relu=relu, training=False)
         np.testing.assert_array_equal(arguments["running_mean"], before)
         return {"y": y}
 
     assert_close(forward(np.float32), forward(np.float64), WINOGRAD_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [CASES[0], CASES[7], CASES[5]], ids=str)
+def test_without_grad_x_the_other_gradients_are_the_same(shape, loop_kind):
+    case = Case(shape, shortcut=True)
+
+    def backward(need_grad_x):
+        arguments = case.arguments(np.float32)
+        ordered = (arguments[n] for n in NAMES)
+        _, cache = F.conv_bn_relu_forward(*ordered, **case.geometry)
+        gradients = F.conv_bn_relu_backward(case.grad, cache, need_grad_x)
+        return dict(zip(LABELS, gradients, strict=True))
+
+    with_it, without = backward(True), backward(False)
+    assert without.pop("grad_x") is None
+    for name, values in without.items():
+        np.testing.assert_array_equal(values, with_it[name], err_msg=name)
 
 
 def test_inputs_and_incoming_gradient_are_not_written(loop_kind):
@@ -297,13 +327,40 @@ def test_mixed_halves_agree(loop_kind):
         assert_close(fast, {n: truth[n] for n in LABELS}, WINOGRAD_TOLERANCE)
 
 
-def test_a_large_mean_does_not_spoil_the_variance(loop_kind):
-    """E[x^2] - E[x]^2 in float32 would lose all digits of a variance of 1 around a mean of 1000."""
+@pytest.mark.parametrize("mean", [1_000, 30_000])
+def test_a_large_mean_does_not_spoil_the_variance(mean, loop_kind):
+    """E[x^2] - E[x]^2 in float32 would lose all digits of a variance of 1 around a mean of 1000.
+
+    Around 30,000 the mean itself is rounded by as much as 0.001 in float32.
+    """
     rng = np.random.default_rng(7)
-    x = (1000 + rng.standard_normal((4, 1, 8, 8))).astype(np.float32)
+    x = (mean + rng.standard_normal((4, 1, 8, 8))).astype(np.float32)
     weight = np.ones((1, 1, 1, 1), np.float32)
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     running_mean, running_var = zero.copy(), one.copy()
     F.conv_bn_relu_forward(x, weight, one, zero, running_mean, running_var, momentum=1.0)
     assert running_mean[0] == pytest.approx(x.mean(dtype=np.float64), rel=1e-6)
     assert running_var[0] == pytest.approx(x.var(dtype=np.float64, ddof=1), rel=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["no relu", "relu"])
+def test_batch_norm_s_passes_are_their_formulas(relu, loop_kind):
+    """The ReLU's mask from y * scale + shift, as the loops that store no mask find it."""
+    rng = np.random.default_rng(3)
+    rows, columns, images, k = 5, 6, 4, 3
+    grad, y = (rng.standard_normal((rows, columns, images * k)).astype(np.float32) for _ in "gy")
+    mean, scale, shift = (rng.uniform(0.3, 0.9, k).astype(np.float32) for _ in range(3))
+    a, b, c = coefficients = rng.standard_normal((3, k)).astype(np.float32)
+    mask = (scale, shift) if relu else (loops.NONE, loops.NONE)
+    extent, ws = (rows, columns, images * k), Workspace()
+    sums, target = np.ones((2, k)), np.empty_like(y)
+    places = [Region(array, 0, 0, 0) for array in (grad, y, target)]
+    loops.gradient_sums(*places[:2], None, None, *extent, mean, *mask, sums, ws)
+    loops.input_gradient(*places, *extent, coefficients, *mask, ws)
+
+    values = y.reshape(-1, k).astype(np.float64)
+    g = grad.reshape(-1, k) * (values * scale + shift > 0 if relu else 1)
+    expected = 1 + np.stack([g.sum(axis=0), (g * (values - mean)).sum(axis=0)])
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, err_msg="sum(g), sum(g (y - mean))")
+    expected = a * g + b * values + c
+    np.testing.assert_allclose(target.reshape(-1, k), expected, atol=1e-5, err_msg="grad_y")

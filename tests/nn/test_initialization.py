@@ -3,13 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from minires.functional.random import INIT
 from minires.nn import Initializer
 
 
-def test_he_normal_has_variance_two_over_fan_in():
-    weight = Initializer(0).he_normal((64, 32, 3, 3))
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 7)])
+def test_he_normal_has_variance_two_over_fan_in(kernel):
+    weight = Initializer(0).he_normal((64, 32, *kernel))
     assert weight.dtype == np.float32
-    wanted = (2 / (32 * 9)) ** 0.5
+    wanted = (2 / (32 * kernel[0] * kernel[1])) ** 0.5
     assert abs(weight.std() / wanted - 1) < 0.02
     assert abs(weight.mean()) < 5 * wanted / weight.size**0.5
 
@@ -26,6 +28,14 @@ def test_same_seed_same_bits_and_every_draw_differs():
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).all()
     assert (Initializer(6).he_normal((4, 3, 3, 3)) != draws[0]).all()
+
+
+def test_the_nth_draw_is_that_of_numpy_s_generator_with_the_seed_the_stream_and_n():
+    init = Initializer(5)
+    for n in (1, 2, 3):  # a change here would change every training
+        generator = np.random.Generator(np.random.PCG64([5, INIT, n]))
+        expected = generator.standard_normal((2, 3, 1, 1)) * (2 / 3) ** 0.5
+        np.testing.assert_array_equal(init.he_normal((2, 3, 1, 1)), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**64 + 3])
