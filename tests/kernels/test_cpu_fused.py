@@ -198,6 +198,16 @@ def test_chunks_of_few_rows_add_up(shape, loop_kind, chunks):
     assert_close(case.run(np.float32), case.run(np.float64), WINOGRAD_TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    "shape", [(20, 32, 24, 16, 16, 3, 1, 1), (20, 24, 40, 16, 32, 3, 2, 1)], ids=str
+)
+def test_planes_of_many_images_do_not_run_into_each_other(shape, loop_kind, threads):
+    """Planes have some room between them, in which those of the other cases would fit."""
+    case = Case(shape, shortcut=False)
+    truth = case.run(np.float64, relu=False)
+    assert_close(case.run(np.float32, relu=False), truth, WINOGRAD_TOLERANCE)
+
+
 @pytest.mark.parametrize("shape", CASES[:4], ids=str)
 def test_large_filters_are_made_for_some_channels_at_a_time(
     shape, numpy_loops, chunks, monkeypatch
