@@ -108,6 +108,11 @@ def kernel(name: str, kind: str) -> Callable[[Callable], Callable]:
     return register
 
 
+def has_kernel(name: str, array: Array) -> bool:
+    """Whether a kernel stands for operation `name` where `array` lives, and may run."""
+    return _kernels_enabled and (name, _kind(array)) in _kernels
+
+
 class KernelRow(NamedTuple):
     """One row of the table that `info` prints."""
 

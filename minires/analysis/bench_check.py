@@ -186,8 +186,14 @@ def results_of(result: Any) -> list[Array]:
 
 
 def arrays_among(values: tuple) -> list[Array]:
-    """The float arrays among `values`."""
-    return [v for v in values if hasattr(v, "dtype") and is_float(v)]
+    """The float arrays among `values`, and among the tuples there that are no cache."""
+    found = []
+    for value in values:
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            found += arrays_among(value)
+        elif hasattr(value, "dtype") and is_float(value):
+            found.append(value)
+    return found
 
 
 # --- 2. the network -------------------------------------------------------------------------

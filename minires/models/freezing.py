@@ -75,6 +75,7 @@ def _frozen_front(model: Network) -> list[Module]:
 
 def _settle(parameter: Parameter, device: Device) -> None:
     """Lay a convolution's weights out as the kernels like them: no optimizer will do it."""
+    parameter.zero_grad()
     parameter._grad = None
     if parameter.data.ndim == 4:
         parameter.data = _arranged(parameter.data, weight_layout(device))

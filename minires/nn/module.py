@@ -6,15 +6,15 @@ a container calls its parts in order going forward, and in reverse going back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from minires.backend import Array, Device, array_module, to_device, to_host
+from minires.backend import Array, Device, array_module, has_kernel, to_device, to_host
 from minires.errors import BackwardError, CheckpointError
-from minires.functional.gradients import add_in_place, assign_in_place
+from minires.functional.gradients import add_in_place, assign_all_in_place, assign_in_place
 
 
 class Parameter:
@@ -31,6 +31,7 @@ class Parameter:
         self.frozen = False
         self._grad: Array | None = None
         self._grad_is_zero = True
+        self._waiting: Array | None = None  # a first gradient that `settle` has to copy
 
     @property
     def grad(self) -> Array:
@@ -40,21 +41,29 @@ class Parameter:
         elif self._grad_is_zero:
             self._grad[...] = 0
         self._grad_is_zero = False
+        settle([self])
         return self._grad
 
     def accumulate(self, grad: Array) -> None:
-        """Add `grad`, an array of the parameter's shape, to the gradient (not of a frozen one)."""
+        """Add `grad`, an array of the parameter's shape, to the gradient (not of a frozen one).
+
+        Where a kernel copies many gradients at once, the first one of a pass stays where it is
+        until somebody looks.
+        """
         if self.frozen:
             return
         if self._grad is None or not self._grad_is_zero:
             add_in_place(self.grad, grad)
+            return
+        if has_kernel("assign_all_in_place", grad):
+            self._waiting = grad
         else:
             assign_in_place(self._grad, grad)
-            self._grad_is_zero = False
+        self._grad_is_zero = False
 
     def zero_grad(self) -> None:
         """Start a new accumulation; the old values are overwritten, not cleared first."""
-        self._grad_is_zero = True
+        self._grad_is_zero, self._waiting = True, None
 
     def rehome(self, data: Array, grad: Array) -> None:
         """Move the values into `data` and the gradient into `grad`, arrays of the same shape."""
@@ -71,6 +80,16 @@ class Parameter:
     def size(self) -> int:
         """The number of values."""
         return self.data.size
+
+
+def settle(parameters: Iterable[Parameter]) -> None:
+    """Copy the gradients that still stand where their operations left them: all at once."""
+    waiting = [p for p in parameters if p._waiting is not None]
+    if waiting:
+        targets, values = zip(*((p._grad, p._waiting) for p in waiting), strict=True)
+        assign_all_in_place(targets, values)
+    for parameter in waiting:
+        parameter._waiting = None
 
 
 class Buffer:
@@ -188,6 +207,7 @@ class Module:
         """Move parameters and buffers to `device`; gradients start anew. Returns the module."""
         for _, parameter in self.named_parameters():
             parameter.data = to_device(parameter.data, device)
+            parameter.zero_grad()
             parameter._grad = None
         for name, buffer in self.named_buffers():
             if not name.endswith("num_batches_tracked"):

@@ -8,14 +8,11 @@ device like (`backend.weight_layout`), which its strides express.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minires.backend import Array, Device, array_module, weight_layout
-
-if TYPE_CHECKING:
-    from minires.nn import Parameter
+from minires.nn.module import Parameter, settle
 
 ALIGNMENT = 128
 """Every parameter starts at a multiple of so many bytes: whole cache lines and vector loads."""
@@ -51,6 +48,7 @@ class FlatGroup:
 
     def gradients(self) -> Array:
         """All gradients, (P,); zero where no backward pass came since the last `zero_grad`."""
+        settle(self.parameters)
         for parameter in self.parameters:
             _ = parameter.grad  # a parameter puts its zeros off until someone looks
         return self.grads

@@ -200,6 +200,7 @@ INSTANTIATIONS: dict[str, list[str]] = {
     "scaling": ["unscale", "update_scale", "count_update"],
     "step": [
         "copy_values",
+        "copy_pieces",
         "add_squares",
         "clip_factor",
         "set_numbers",

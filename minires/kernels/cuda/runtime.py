@@ -163,7 +163,8 @@ def launch(
     """Start kernel `name` of src/`source`.cu with `shared` bytes of dynamic shared memory.
 
     Arrays go as their address and None as a null pointer, Python integers and truths as int,
-    floats as float; for any other type give a NumPy scalar.
+    floats as float; for any other type give a NumPy scalar, and for a struct a NumPy array of one
+    record: these go by value.
     """
     if min(grid) < 1:
         return

@@ -9,13 +9,18 @@ import numpy as np
 from minires.backend import Array, kernel
 from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for, cuda_type, to_nhwc
 from minires.kernels.cuda.instantiations import TYPES
-from minires.kernels.cuda.runtime import empty, launch
+from minires.kernels.cuda.runtime import address, empty, launch
 
 COLUMNS, ROWS = 32, 8
 """Threads of a block that adds up columns, as in step.cu."""
 
 SLAB = 512
 """About how many rows such a block takes."""
+
+PIECES, PIECE_BLOCKS = 128, 256
+"""How many arrays one launch of `copy_pieces` copies, as in step.cu, and how many blocks copy one
+of them at most. The table of 128 addresses and sizes has to fit a kernel's 4096 bytes of arguments.
+"""
 
 NUMBERS, SQUARES = 8, 4
 """How many numbers one launch of `set_numbers` takes, and how many squares of `clip_factor`."""
@@ -43,13 +48,18 @@ def _flat(array: Array, order: list[int]) -> Array | None:
     return to_nhwc(view.transpose(0, 3, 1, 2)).reshape(-1) if view.ndim == 4 else None
 
 
-def _change(target: Array, values: Array, add: bool) -> None:
+def _source(target: Array, values: Array) -> Array | None:
+    """`values` as a 1-D array in the memory order of `target`; None for what is not known here."""
     if target.shape != values.shape or {target.dtype, values.dtype} != {np.dtype(np.float32)}:
-        return NotImplemented
+        return None
     order = _memory_order(target)
     if not target.size or not target.transpose(order).flags.c_contiguous:
-        return NotImplemented
-    source = _flat(values, order)
+        return None
+    return _flat(values, order)
+
+
+def _change(target: Array, values: Array, add: bool) -> None:
+    source = _source(target, values)
     if source is None:
         return NotImplemented
     launch("step", "copy_values", _blocks(target.size), (THREADS,), target, source,
@@ -67,6 +77,27 @@ def assign_in_place(target: Array, values: Array) -> None:
 def add_in_place(target: Array, values: Array) -> None:
     """`functional.gradients.add_in_place`."""
     return _change(target, values, add=True)
+
+
+_TABLE = np.dtype([(name, np.int64, PIECES) for name in ("targets", "values", "sizes")])
+
+
+@kernel("assign_all_in_place", "gpu")
+def assign_all_in_place(targets: tuple[Array, ...], values: tuple[Array, ...]) -> None:
+    """`functional.gradients.assign_all_in_place`."""
+    pairs = [(t, _source(t, v)) for t, v in zip(targets, values, strict=True)]
+    if any(source is None for _, source in pairs):
+        return NotImplemented
+    for start in range(0, len(pairs), PIECES):
+        piece = pairs[start : start + PIECES]
+        table = np.zeros(1, _TABLE)
+        for column, (target, source) in enumerate(piece):
+            row = address(target), address(source), target.size
+            for name, value in zip(_TABLE.names, row, strict=True):
+                table[name][0, column] = value
+        (across,) = _blocks(max(target.size for target, _ in piece))
+        launch("step", "copy_pieces", (min(across, PIECE_BLOCKS), len(piece)), (THREADS,), table)
+    return None
 
 
 def add_bias(y: Array, bias: Array) -> None:

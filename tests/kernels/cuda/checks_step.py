@@ -40,11 +40,24 @@ def test_gradients_are_set_and_added(shape, place):
             assert np.array_equal(to_host(got), values + values)
 
 
+def test_many_gradients_are_set_at_once(place):
+    rng = np.random.default_rng(2)
+    shapes = [(3,), (10, 3), (70, 8, 3, 3), (1, 1, 1, 1), (16, 3, 3, 3)] * 30
+    values = [draw(rng, shape, order="nhwc" if len(shape) == 4 else "nchw") for shape in shapes]
+    values[4] = list(layouts(rng, shapes[4]))[-1]  # with gaps between its rows
+    targets = [place(np.zeros_like(v, order="K")) for v in values]
+    assert cuda.step.assign_all_in_place(tuple(targets), tuple(map(place, values))) is None
+    for got, expected in zip(targets, values, strict=True):
+        assert np.array_equal(to_host(got), expected)
+
+
 def test_gradients_of_other_types_are_declined():
     wide_ones = np.ones((2, 3))
     assert cuda.step.assign_in_place(wide_ones, wide_ones) is NotImplemented
     narrow = wide_ones.astype(np.float32)
     assert cuda.step.add_in_place(narrow[:, ::2], narrow[:, ::2]) is NotImplemented
+    mixed = (narrow, wide_ones), (narrow, wide_ones)
+    assert cuda.step.assign_all_in_place(*mixed) is NotImplemented
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 10), (2000, 33), (512, 64)])

@@ -15,7 +15,7 @@ from minires.kernels.cuda import graph as graphs
 from minires.kernels.cuda import precision, runtime
 from minires.kernels.cuda import weights as copies
 from minires.models import build
-from minires.nn import CrossEntropyLoss, convolution_weights
+from minires.nn import CrossEntropyLoss, Parameter, convolution_weights
 from minires.optim import SGD, Adam, AdamW, LossScaler, RMSprop, WeightAverage, flat
 from minires.training.graph import GraphedStep
 from minires.training.step import TrainingStep
@@ -124,6 +124,28 @@ def test_shares_of_the_classes_as_labels():
     got, twin, _ = train(True, soft=True)
     assert all(np.array_equal(got[key], value) for key, value in wanted.items())
     assert len(twin.graphs) == 1
+
+
+def test_a_gradient_waits_where_it_is_until_somebody_looks():
+    parameter = Parameter(np.ones((2, 3), np.float32))
+    group = flat.FlatGroup([("weight", parameter)])
+    first, second = (np.full((2, 3), value, np.float32) for value in (2, 5))
+    with runtime.use(GraphTwin()) as twin:
+        parameter.zero_grad()
+        parameter.accumulate(first)
+        assert not twin.launches
+        assert np.array_equal(group.gradients()[:6], first.ravel())
+        assert twin.launches == ["copy_pieces"]
+        parameter.accumulate(second)
+        assert np.array_equal(parameter.grad, first + second)
+        parameter.zero_grad()
+        for grad in (second, second, first):  # a parameter with three uses
+            parameter.accumulate(grad)
+        assert np.array_equal(group.gradients()[:6], (second + second + first).ravel())
+        parameter.zero_grad()
+        parameter.accumulate(first)
+        parameter.zero_grad()
+        assert not group.gradients().any()
 
 
 def test_where_nothing_can_be_captured_it_goes_on_op_by_op():

@@ -80,6 +80,7 @@ def test_what_resnet20_launches_in_half_precision(steps):
     assert counts["sgd"] == len(SGD(build("resnet20").named_parameters()).groups)
     assert counts["product"] == 3  # the linear layer
     assert counts["im2col"] == counts["col2im"] == 0
+    assert counts["copy_pieces"] == counts["sgd"] and counts["copy_values"] == 0
 
 
 def test_what_resnet18_launches_on_hopper(steps):

@@ -73,6 +73,11 @@ def _entry_points(source: str) -> str:
     return "\n".join(lines)
 
 
+def _is_on_device(argument) -> bool:
+    """Whether this goes as an address: an array, but not a record, which stands for a struct."""
+    return isinstance(argument, np.ndarray) and argument.dtype.names is None
+
+
 def _dimensions(values: tuple[int, ...]):
     return (ctypes.c_uint * 3)(*values, *[1] * (3 - len(values)))
 
@@ -104,7 +109,7 @@ class TwinRuntime:
         """The launch as a function of no arguments; of arrays it keeps the address alone."""
         index = INSTANTIATIONS[source].index(name)
         values = [
-            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else a.tobytes()
+            ctypes.c_void_p(a.ctypes.data) if _is_on_device(a) else a.tobytes()
             for a in arguments
         ]
         sizes = (ctypes.c_int * 64)()

@@ -15,6 +15,22 @@ __global__ void copy_values(float* target, const float* values, index_t size, in
   EACH(i, size) target[i] = add ? target[i] + values[i] : values[i];
 }
 
+#define PIECES 128
+
+struct Pieces {
+  float* targets[PIECES];
+  const float* values[PIECES];
+  index_t sizes[PIECES];
+};
+
+// Each target <- its values: blockIdx.y counts the arrays. The table comes by value, so that a
+// captured graph keeps it.
+__global__ void copy_pieces(Pieces pieces) {
+  float* target = pieces.targets[blockIdx.y];
+  const float* values = pieces.values[blockIdx.y];
+  EACH(i, pieces.sizes[blockIdx.y]) target[i] = values[i];
+}
+
 // y (rows, K) <- y + bias (K,).
 template <typename T> __global__ void add_bias(T* y, const float* bias, index_t size, int K) {
   EACH(i, size) y[i] = from_float<T>(to_float(y[i]) + bias[i % K]);
