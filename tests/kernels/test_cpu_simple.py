@@ -56,6 +56,7 @@ def test_add_of_rows_in_another_order_than_in_memory(rows):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shortcut_a(shape, stride):
     x = in_hwnc(shape)
+    backend.reset_fallback_counts()
     y, cache = F.shortcut_a_forward(x, shape[1] * 2, stride)
     truth, truth_cache = F.shortcut_a_forward.reference(x, shape[1] * 2, stride)
     np.testing.assert_array_equal(y, truth)
@@ -63,6 +64,7 @@ def test_shortcut_a(shape, stride):
     np.testing.assert_array_equal(
         F.shortcut_a_backward(grad, cache), F.shortcut_a_backward.reference(grad, truth_cache)
     )
+    assert not backend.fallback_counts()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -79,6 +79,21 @@ def test_the_join_sums_both_gradients():
     np.testing.assert_allclose(block.backward(grad), np.where(x > 0, grad, 0))
 
 
+def test_grad_x_is_that_of_the_body_plus_that_of_the_shortcut():
+    # without its shortcut the block is its body; with beta 100 the last ReLU lets all through
+    rng = np.random.default_rng(0)
+    x, grad = rng.normal(size=(2, 3, 4, 4)), rng.normal(size=(2, 3, 4, 4))
+    grad_x = []
+    for plain in (False, True):
+        block = nn.BasicBlock(3, 3, plain=plain, init=Initializer(0, "float64"))
+        block.bn2.bias.data[...] = 100
+        block(x)
+        grad_x.append(block.backward(grad))
+    with_shortcut, body = grad_x
+    assert abs(body).max() > 0.1
+    np.testing.assert_allclose(with_shortcut, body + grad, atol=1e-12)
+
+
 def test_a_plain_block_has_no_shortcut():
     block = nn.BasicBlock(2, 2, plain=True, init=Initializer(0, "float64"))
     block.zero_init_last_gamma()
