@@ -32,10 +32,11 @@ def test_equals_the_reference_bit_for_bit(shape, p, seed, layer, step):
     backend.reset_fallback_counts()
     y, cache = F.dropout_forward(x, p, seed, layer, step)
     wanted, wanted_cache = F.dropout_forward.reference(x, p, seed, layer, step)
-    np.testing.assert_array_equal(y, wanted)
-    np.testing.assert_array_equal(cache.factor, wanted_cache.factor)
+    np.testing.assert_array_equal(y, wanted, err_msg="y")
+    np.testing.assert_array_equal(cache.factor, wanted_cache.factor, err_msg="factor")
     found = F.dropout_backward(grad, cache)
-    np.testing.assert_array_equal(found, F.dropout_backward.reference(grad, wanted_cache))
+    wanted = F.dropout_backward.reference(grad, wanted_cache)
+    np.testing.assert_array_equal(found, wanted, err_msg="grad_x")
     assert not backend.fallback_counts()
     for array in (y, found):
         assert array.dtype == np.float32 and as_hwnc(array) is not None, "would be copied"

@@ -45,12 +45,13 @@ def test_both_passes_equal_the_reference(shape, kernel, stride, padding, ties):
     backend.reset_fallback_counts()
     y, cache = F.max_pool2d_forward(x, kernel, stride, padding)
     wanted, wanted_cache = F.max_pool2d_forward.reference(x, kernel, stride, padding)
-    np.testing.assert_array_equal(y, wanted)
-    np.testing.assert_array_equal(cache.winner, wanted_cache.winner)
+    np.testing.assert_array_equal(y, wanted, err_msg="y")
+    np.testing.assert_array_equal(cache.winner, wanted_cache.winner, err_msg="winner")
     grad = in_hwnc(y.shape, 1)
     found = F.max_pool2d_backward(grad, cache)
     wanted = F.max_pool2d_backward.reference(grad, wanted_cache)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)  # sums in another order where windows meet
+    # sums in another order where windows meet
+    np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg="grad_x")
     assert not backend.fallback_counts()
     for array in (y, found):
         assert array.dtype == np.float32 and as_hwnc(array) is not None, "would be copied"

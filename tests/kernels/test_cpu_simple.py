@@ -59,11 +59,11 @@ def test_shortcut_a(shape, stride):
     backend.reset_fallback_counts()
     y, cache = F.shortcut_a_forward(x, shape[1] * 2, stride)
     truth, truth_cache = F.shortcut_a_forward.reference(x, shape[1] * 2, stride)
-    np.testing.assert_array_equal(y, truth)
+    np.testing.assert_array_equal(y, truth, err_msg="y")
     grad = in_hwnc(y.shape, 3)
-    np.testing.assert_array_equal(
-        F.shortcut_a_backward(grad, cache), F.shortcut_a_backward.reference(grad, truth_cache)
-    )
+    found = F.shortcut_a_backward(grad, cache)
+    truth = F.shortcut_a_backward.reference(grad, truth_cache)
+    np.testing.assert_array_equal(found, truth, err_msg="grad_x")
     assert not backend.fallback_counts()
 
 
@@ -71,11 +71,11 @@ def test_shortcut_a(shape, stride):
 def test_global_average_pool(shape):
     x = in_hwnc(shape)
     y, cache = F.global_avg_pool_forward(x)
-    np.testing.assert_allclose(y, x.astype(np.float64).mean(axis=(2, 3)), atol=1e-6)
+    np.testing.assert_allclose(y, x.astype(np.float64).mean(axis=(2, 3)), atol=1e-6, err_msg="y")
     grad = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
     truth = F.global_avg_pool_backward.reference(grad, cache)
     result = F.global_avg_pool_backward(grad, cache)
-    np.testing.assert_allclose(result, truth, rtol=1e-6)
+    np.testing.assert_allclose(result, truth, rtol=1e-6, err_msg="grad_x")
     assert as_hwnc(result) is not None, "the next kernel would have to copy"
 
 
@@ -86,8 +86,8 @@ def test_sgd_step_in_threads_gives_the_same_bits():
     sgd_step.reference(expected_w, g, expected_v, 0.1, 0.9, 5e-4, True)
     backend.select_device("cpu", threads=3)
     sgd_step(w, g, v, 0.1, 0.9, 5e-4, True)
-    np.testing.assert_array_equal(w, expected_w)
-    np.testing.assert_array_equal(v, expected_v)
+    np.testing.assert_array_equal(w, expected_w, err_msg="weights")
+    np.testing.assert_array_equal(v, expected_v, err_msg="velocity")
 
 
 def test_pool_hands_out_memory_again_only_when_nobody_looks_at_it():

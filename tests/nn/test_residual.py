@@ -38,11 +38,12 @@ def test_fused_and_one_by_one_agree(name):
             unit.fused = fused
         y = block(x)
         grad_x = block.backward(np.random.default_rng(1).normal(size=y.shape))
-        grads = [p.grad for _, p in block.named_parameters()]
-        buffers = [b.data for _, b in block.named_buffers()]
-        results.append([y, grad_x, *grads, *buffers])
-    for found, wanted in zip(*results, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+        grads = {f"the gradient of {name}": p.grad for name, p in block.named_parameters()}
+        buffers = {name: b.data for name, b in block.named_buffers()}
+        results.append({"y": y, "grad_x": grad_x} | grads | buffers)
+    for name, wanted in results[1].items():
+        found = results[0][name]
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
