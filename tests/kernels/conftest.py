@@ -6,6 +6,20 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(params=["numpy", "compiled"])
+def either_loops(request):
+    """Runs a test on NumPy's loops and on compiled ones, which need numba."""
+    from minires.kernels.cpu import loops
+
+    before = loops.compiled_in_use()
+    loops.use_compiled(request.param == "compiled")
+    if request.param == "compiled" and not loops.compiled_in_use():
+        loops.use_compiled(before)
+        pytest.skip("numba is not installed (extra 'fast')")
+    yield
+    loops.use_compiled(before)
+
+
 @pytest.fixture(autouse=True)
 def memory_that_was_used_before(request):
     """NaN wherever a CPU kernel gets memory, so that a value that it forgets to write shows."""

@@ -337,6 +337,20 @@ def test_mixed_halves_agree(loop_kind):
         assert_close(fast, {n: truth[n] for n in LABELS}, WINOGRAD_TOLERANCE)
 
 
+@pytest.mark.parametrize("shape", [CASES[0], CASES[7], CASES[12]], ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_nan_reaches_the_output_and_is_not_taken_for_zero_by_the_relu(shape, training, loop_kind):
+    case = Case(shape, shortcut=False)
+    x = case.single["x"]
+    x[0, 0, 1, 1] = np.nan
+    with np.errstate(invalid="ignore"):
+        ordered = (case.arguments(np.float32)[n] for n in NAMES)
+        y, _ = F.conv_bn_relu_forward(*ordered, **case.geometry, training=training)
+    images = np.isnan(y).any(axis=(1, 2, 3))
+    assert images[0], "a training that diverged would look as if it had not"
+    assert images[1:].all() == training or len(images) == 1, "batch norm mixes images in training"
+
+
 @pytest.mark.parametrize("mean", [1_000, 30_000])
 def test_a_large_mean_does_not_spoil_the_variance(mean, loop_kind):
     """E[x^2] - E[x]^2 in float32 would lose all digits of a variance of 1 around a mean of 1000.

@@ -29,12 +29,12 @@ SHAPES = [(2, 3, 4, 6), (1, 1, 5, 3), (3, 16, 8, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_add(shape):
+def test_add(shape, either_loops):
     a, b = in_hwnc(shape, 1), in_hwnc(shape, 2)
     np.testing.assert_array_equal(F.add(a, b), np.asarray(a) + np.asarray(b))
 
 
-def test_add_of_pieces_of_larger_arrays():
+def test_add_of_pieces_of_larger_arrays(either_loops):
     whole = in_hwnc((2, 3, 6, 8))
     a, b = whole[:, :, 1:5, 1:7], in_hwnc((2, 3, 4, 6), 5)
     np.testing.assert_array_equal(F.add(a, b), np.ascontiguousarray(a) + np.ascontiguousarray(b))
@@ -99,6 +99,18 @@ def test_pool_hands_out_memory_again_only_when_nobody_looks_at_it():
     assert pool.take((4, 4, 2, 3)).ctypes.data != address, "a view was still looking"
     del view
     assert pool.take((3, 4, 4, 2)).ctypes.data == address
+
+
+def test_a_forgotten_peak_counts_from_what_is_in_use():
+    pool = BufferPool()
+    small, large = pool.take((1000,)), pool.take((100_000,))
+    assert pool.nbytes() >= 4 * 101_000
+    del large
+    pool.forget_peak()
+    assert small.nbytes <= pool.nbytes() < 2 * small.nbytes
+    del small
+    pool.forget_peak()
+    assert pool.nbytes() == 0
 
 
 def test_pieces_that_touch_become_one_again():
