@@ -182,3 +182,23 @@ def test_a_mixed_epoch_that_starts_in_the_middle_gives_the_same_batches(dataset)
     for ours, theirs in zip(rest, whole[3:], strict=True):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_each_kind_of_mixing_works_alone_and_the_shares_tell_what_was_mixed(dataset, kind):
+    plain, mixed = AugmentConfig(0, False), AugmentConfig(0, False, **{kind: 1.0})
+    ((x, labels),) = loader(dataset, batch_size=COUNT, augment=plain).epoch(0)
+    ((y, shares),) = loader(dataset, batch_size=COUNT, augment=mixed).epoch(0)
+    own = shares[labels, labels]
+    assert ((own > 0.05) & (own < 0.95)).sum() > COUNT / 2
+    for b in labels:
+        others = shares[b].copy()
+        others[b] = 0
+        other = others.argmax()
+        np.testing.assert_allclose(own[b] + others[other], 1, atol=1e-6)
+        if kind == "mixup":
+            np.testing.assert_allclose(y[b], own[b] * x[b] + (1 - own[b]) * x[other], atol=1e-5)
+        else:
+            pasted = (y[b] != x[b]).any(axis=0)
+            np.testing.assert_array_equal(y[b], np.where(pasted, x[other], x[b]))
+            assert pasted.mean() == pytest.approx(1 - own[b], abs=1e-6)
