@@ -14,7 +14,9 @@ from minires.kernels.cpu.threads import groups
 @pytest.mark.parametrize("turned", [False, True])
 def test_products_of_few_rows_at_a_time(small, rows, turned, monkeypatch):
     monkeypatch.setattr(products, "has_small_products", lambda: small)
-    monkeypatch.setattr(products, "_SMALL", 7 * 5 * 3)  # seven rows at a time
+    monkeypatch.setattr(products, "_SMALL", 7 * 5 * 3)
+    monkeypatch.setattr(products, "_FEWEST_ROWS", 7)
+    assert products.fast_rows(5, 3) == (7 if small else None)
     rng = np.random.default_rng(rows)
     planes = rng.standard_normal((4, rows * 5 + 9)).astype(np.float32)
     a = planes[:, : rows * 5].reshape(4, rows, 5)
