@@ -119,7 +119,10 @@ class MiniresContender(Contender):
         self._graphed = None
         if device.kind == "gpu" and graph:
             totals = to_device(np.zeros(2), device)
-            self._graphed = GraphedStep(self.work, device, totals, self.notes.append)
+            here = self.images, self.labels  # the same batch in every step
+            self._graphed = GraphedStep(
+                self.work, device, totals, self.notes.append, lambda indices, epoch: here
+            )
         self._training, self._steps = True, 0
 
     def prepare(self, mode: str) -> None:
@@ -138,7 +141,7 @@ class MiniresContender(Contender):
         elif self._graphed is None:
             self.step()
         else:
-            self._graphed.run(self.images, self.labels, self._steps, LEARNING_RATE, None, None)
+            self._graphed.run(self.labels, 0, self._steps, LEARNING_RATE, None, None)
             self._steps += 1
 
     def step(self) -> None:

@@ -11,7 +11,12 @@ from minires.backend import Array, Device, to_device
 from minires.data.dataset import Dataset
 from minires.data.normalization import Normalization
 from minires.errors import UsageError
-from minires.functional.augmentation import augment_batch, draw_augmentation, normalization_table
+from minires.functional.augmentation import (
+    augment_batch,
+    draw_augmentation,
+    normalization_table,
+    take_labels,
+)
 from minires.functional.distortion import color_jitter, cutout, draw_cutout, draw_jitter
 from minires.functional.mixing import (
     beta_table,
@@ -101,18 +106,27 @@ class Loader:
         return self._batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Array, Array]]:
-        """The batches of epoch number `epoch`, from batch `start_batch` on.
+        """The batches of epoch number `epoch`, from batch `start_batch` on: see `batch`."""
+        for indices in self.index_batches(epoch, start_batch):
+            yield self.batch(indices, epoch)
 
-        Yields (x float32 (B, 3, 32, 32), labels int64 (B,)), both on the device; with mixup or
-        cutmix, the labels are shares of the classes, float32 (B, K).
-        """
+    def index_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Array]:
+        """The images of each batch of `epoch`: indices int64 (B,) on the device."""
         order = to_device(self.order(epoch), self.device)
         for batch in range(start_batch, len(self)):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            x, labels = self._images(indices, epoch), self.dataset.labels[indices]
-            if self.augment is not None and self.augment.mixes:
-                x, labels = self._mix(x, labels, indices, epoch)
-            yield x, labels
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def batch(self, indices: Array, epoch: int | Array) -> tuple[Array, Array]:
+        """The images `indices`, int64 (B,) on the device, as they are in `epoch`.
+
+        Returns (x float32 (B, 3, 32, 32), labels int64 (B,)), both on the device; with mixup or
+        cutmix, the labels are shares of the classes, float32 (B, K). On a GPU these are launches
+        alone, and `epoch` may be a 0-d int64 array there, so that a graph can capture them.
+        """
+        x, labels = self._images(indices, epoch), take_labels(self.dataset.labels, indices)
+        if self.augment is not None and self.augment.mixes:
+            x, labels = self._mix(x, labels, indices, epoch)
+        return x, labels
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of all images of an epoch, in the order of their use, int64."""
@@ -122,7 +136,7 @@ class Loader:
             indices = indices[np.argsort(keys, kind="stable")]
         return indices[: self.images_per_epoch]
 
-    def _images(self, indices: Array, epoch: int) -> Array:
+    def _images(self, indices: Array, epoch: int | Array) -> Array:
         if self.augment is None:
             return augment_batch(self.dataset.images, indices, self._table)
         padding, flip = self.augment.crop_padding, self.augment.flip
@@ -136,7 +150,9 @@ class Loader:
             x = cutout(x, centers, self.augment.cutout)
         return x
 
-    def _mix(self, x: Array, labels: Array, indices: Array, epoch: int) -> tuple[Array, Array]:
+    def _mix(
+        self, x: Array, labels: Array, indices: Array, epoch: int | Array
+    ) -> tuple[Array, Array]:
         """Images with parts of their partners, and shares of the classes (B, K)."""
         mixing = draw_mixing(
             self.seed,

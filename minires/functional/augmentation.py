@@ -29,12 +29,13 @@ def normalization_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarr
 
 @operation
 def draw_augmentation(
-    seed: int, epoch: int, indices: Array, padding: int, flip: bool
+    seed: int, epoch: int | Array, indices: Array, padding: int, flip: bool
 ) -> tuple[Array, Array]:
     """The crop and the flip of images `indices` in `epoch`, a function of these numbers alone.
 
-    indices: int64 (B,). Returns (offsets int64 (B, 2), each 0 to 2 * padding: where the window
-    starts in the padded image, down and right; flips bool (B,), all False without `flip`).
+    epoch: a number, or a 0-d int64 array; indices: int64 (B,). Returns (offsets int64 (B, 2), each
+    0 to 2 * padding: where the window starts in the padded image, down and right; flips bool (B,),
+    all False without `flip`).
     """
     xp = array_module(indices)
     down, right, mirror = (random_bits(seed, AUGMENT, epoch, indices, draw) for draw in range(3))
@@ -69,6 +70,12 @@ def augment_batch(
     for channel in range(batch.shape[1]):
         x[:, channel] = xp.take(table[channel], batch[:, channel])
     return x
+
+
+@operation
+def take_labels(labels: Array, indices: Array) -> Array:
+    """The labels of the images `indices`: labels int64 (N,), indices int64 (B,); int64 (B,)."""
+    return labels[indices]
 
 
 def mean_color(table: Array) -> Array:

@@ -93,9 +93,10 @@ class Trainer:
     """A model, what it learns from, and how far it has come.
 
     `train_loader` and `val_loader` yield (x (B, 3, 32, 32) float32, labels (B,) int64, or shares of
-    the classes (B, K)); `val_loader` is None where nothing is held out. `momentum` is a function of
-    the step. `average` is kept up to date, validated instead of the weights, and saved as `best`;
-    `scaler` scales the loss of a training in float16.
+    the classes (B, K)); a graph needs the other methods of `data.Loader` too. `val_loader` is None
+    where nothing is held out. `momentum` is a function of the step. `average` is kept up to date,
+    validated instead of the weights, and saved as `best`; `scaler` scales the loss of a training in
+    float16.
     `clip_norm` and `clip_value` of 0 clip nothing; `patience` of 0 never stops early; `tta`
     validates on the mean of each image and its mirror. `graph` runs the steps on a GPU as a graph;
     `say` is told in a line where that cannot be.
@@ -189,7 +190,9 @@ class Trainer:
         on_gpu = self.device.kind == "gpu"
         with cuda_module("runtime").current().own_stream() if on_gpu else nullcontext():
             if on_gpu and self.use_graph:
-                self.graphed = GraphedStep(self.work, self.device, self._totals, self.say)
+                self.graphed = GraphedStep(
+                    self.work, self.device, self._totals, self.say, self.train_loader.batch
+                )
             while self.state.epoch < self.epochs and self.stop_reason is None:
                 self._train_epoch()
                 self._end_epoch()
@@ -199,31 +202,40 @@ class Trainer:
         state = self.state
         self.model.train()
         self._train_clock = time.monotonic()
-        for x, labels in self.train_loader.epoch(state.epoch, start_batch=state.batch):
-            self._step(x, labels)
+        loader = self.train_loader
+        batches = loader.epoch if self.graphed is None else loader.index_batches
+        for batch in batches(state.epoch, start_batch=state.batch):
+            images = self._step(batch)
             state.step += 1
             state.batch += 1
-            state.seen += len(labels)
-            state.images += len(labels)
+            state.seen += images
+            state.images += images
             self._count_train_seconds()
             self._call("on_step")
             self._stop_if_asked()
         self.read_sums()  # waits for a GPU, so that its time counts as training
         self._count_train_seconds()
 
-    def _step(self, x: Array, labels: Array) -> None:
-        """One update from a batch x (B, 3, 32, 32), labels (B,)."""
+    def _step(self, batch: Array | tuple[Array, Array]) -> int:
+        """One update from a batch x (B, 3, 32, 32), labels (B,), or its indices (B,) for a graph.
+
+        Returns how many images it had.
+        """
         step = self.state.step
         self.lr = self._rate(step)
         momentum = None if self.momentum is None else self.momentum(step)
         decay = None if self.average is None else self.average.decay_after(step + 1)
-        if self.graphed is not None and self.graphed.fits(x, labels):
-            self.graphed.run(x, labels, step, self.lr, momentum, decay)
-            return
+        if self.graphed is not None:
+            if self.graphed.fits(batch):
+                self.graphed.run(batch, self.state.epoch, step, self.lr, momentum, decay)
+                return len(batch)
+            batch = self.train_loader.batch(batch, self.state.epoch)
+        x, labels = batch
         self.model.set_step(step)
         checked = self.device.kind == "cpu" or step % GPU_CHECK_EVERY == 0
         self.work.check = self._check_loss if checked else None
         self.work.run(x, labels, self.lr, momentum, decay, self._totals)
+        return len(labels)
 
     def _end_epoch(self) -> None:
         """Validate, remember the best, move on to the next epoch, tell the callbacks."""

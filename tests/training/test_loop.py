@@ -92,6 +92,35 @@ def test_callbacks_are_called_in_the_order_of_the_training():
     ]
 
 
+class IndexLoader(ArrayLoader):
+    """Six images in batches of four, as a graph gets them; the last one is smaller."""
+
+    def __len__(self):
+        return 2
+
+    def index_batches(self, epoch, start_batch=0):
+        return iter([np.arange(4), np.arange(4, 6)][start_batch:])
+
+    def batch(self, indices, epoch):
+        rng = np.random.default_rng(epoch)
+        x = rng.standard_normal((6, 3, 32, 32)).astype(np.float32)
+        return x[indices], rng.integers(0, 10, 6)[indices]
+
+
+def test_a_graph_is_given_the_images_of_a_batch_and_the_epoch():
+    ran, recorder = [], Recorder()
+    trainer = make_trainer(callbacks=[recorder], val=False)
+    trainer.train_loader, trainer.total_steps = IndexLoader(), 4
+    trainer.graphed = SimpleNamespace(
+        fits=lambda indices: len(indices) == 4,
+        run=lambda indices, epoch, step, *numbers: ran.append((indices.tolist(), epoch, step)),
+    )
+    trainer.fit()
+    assert ran == [([0, 1, 2, 3], 0, 0), ([0, 1, 2, 3], 1, 2)]
+    assert trainer.state.step == 4 and trainer.state.images == 12
+    assert all(metrics["train_loss"] > 0 for metrics in recorder.metrics), "two images op by op"
+
+
 def test_the_steps_are_those_written_out_by_hand():
     trainer = make_trainer(epochs=1, val=False)
     model = build("resnet8", width=0.25, seed=1)

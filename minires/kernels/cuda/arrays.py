@@ -69,6 +69,18 @@ def to_rows(x: Array) -> Array:
     return to_nhwc(x.transpose(0, 3, 1, 2))
 
 
+def on_device(value: Any, dtype: Any) -> bool:
+    """Whether `value` is a 0-d array of this dtype."""
+    is_array = getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic)
+    return is_array and value.dtype == dtype
+
+
+def either(value: Any, dtype: Any, wide: Any = None) -> tuple[Array | None, Any]:
+    """A kernel's pair of parameters, array and number (of type `wide`): only one counts."""
+    wide = wide or dtype
+    return (value, wide(0)) if on_device(value, dtype) else (None, wide(value))
+
+
 def blocks_for(items: int) -> tuple[int]:
     """The grid for one thread per item."""
     return (-(-items // THREADS),)

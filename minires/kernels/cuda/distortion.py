@@ -1,4 +1,7 @@
-"""Colour jitter, cutout, mixup and cutmix: the draws and the batch, see distortion.cu."""
+"""Colour jitter, cutout, mixup and cutmix: the draws and the batch, see distortion.cu.
+
+The epoch of a draw may be a 0-d int64 array on the device, for a captured graph.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from minires.kernels.cuda.arrays import (
     THREADS,
     blocks_for,
     cuda_type,
+    either,
     is_activation,
     logical,
     to_nhwc,
@@ -25,9 +29,10 @@ def _are(dtype: Any, *vectors: Array | None) -> bool:
     return all(v is None or (v.dtype == dtype and v.flags.c_contiguous) for v in vectors)
 
 
-def _draw(name: str, seed: int, epoch: int, indices: Array, *arguments: Any) -> None:
-    state = np.uint64(random_bits(seed, AUGMENT, epoch))
-    launch("distortion", name, blocks_for(indices.size), (THREADS,), state, indices, *arguments)
+def _draw(name: str, seed: int, epoch: int | Array, indices: Array, *arguments: Any) -> None:
+    state = np.uint64(random_bits(seed, AUGMENT))
+    launch("distortion", name, blocks_for(indices.size), (THREADS,), state,
+           *either(epoch, np.int64), indices, *arguments)
 
 
 def _change(name: str, x: Array, arrays: tuple[Array, ...], *sizes: int) -> Array:

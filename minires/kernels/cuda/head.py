@@ -9,7 +9,7 @@ from minires.functional.linear import LinearCache
 from minires.functional.loss import CrossEntropyCache
 from minires.functional.random import AUGMENT, random_bits
 from minires.kernels.cuda import precision
-from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, logical, to_nhwc
+from minires.kernels.cuda.arrays import THREADS, blocks_for, cuda_type, either, logical, to_nhwc
 from minires.kernels.cuda.instantiations import TYPES
 from minires.kernels.cuda.runtime import empty, launch, product
 from minires.kernels.cuda.step import add_bias, column_sums
@@ -36,15 +36,27 @@ def augment_batch(images, indices, table, offsets=None, flips=None, padding=0) -
 
 @kernel("draw_augmentation", "gpu")
 def draw_augmentation(seed: int, epoch: int, indices: Array, padding: int, flip: bool):
-    """`functional.augmentation.draw_augmentation`, the same numbers."""
+    """`functional.augmentation.draw_augmentation`, the same numbers; epoch may be on the device."""
     if indices.dtype != np.int64 or not indices.flags.c_contiguous:
         return NotImplemented
-    state = np.uint64(random_bits(seed, AUGMENT, epoch))
     offsets = empty((indices.size, 2), np.int64)
     flips = empty((indices.size,), np.bool_)
-    launch("images", "draw", blocks_for(indices.size), (THREADS,), state, indices, offsets, flips,
+    launch("images", "draw", blocks_for(indices.size), (THREADS,),
+           np.uint64(random_bits(seed, AUGMENT)), *either(epoch, np.int64), indices, offsets, flips,
            indices.size, padding, bool(flip))
     return offsets, flips
+
+
+@kernel("take_labels", "gpu")
+def take_labels(labels: Array, indices: Array):
+    """`functional.augmentation.take_labels`."""
+    given = (labels, indices)
+    if any(a.dtype != np.int64 or not a.flags.c_contiguous for a in given) or not indices.size:
+        return NotImplemented
+    taken = empty(indices.shape, np.int64)
+    launch("images", "take_labels", blocks_for(indices.size), (THREADS,), *given, taken,
+           indices.size)
+    return taken
 
 
 def _widened(array: Array) -> Array:

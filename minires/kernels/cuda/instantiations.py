@@ -180,7 +180,7 @@ INSTANTIATIONS: dict[str, list[str]] = {
         *_types("shortcut_forward", "shortcut_backward"),
         *(f"pack<{a}, {b}>" for a in VECTOR for b in VECTOR),
     ],
-    "images": ["draw", *_types("augment")],
+    "images": ["draw", "take_labels", *_types("augment")],
     "loss": _types("cross_entropy", "cross_entropy_gradient"),
     "optimizer": [
         "sgd",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minires.backend import Array, kernel
-from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for
+from minires.kernels.cuda.arrays import BLOCKS, THREADS, blocks_for, either, on_device
 from minires.kernels.cuda.runtime import empty, launch
 
 SUM_THREADS = 256
@@ -27,18 +27,6 @@ def _are_flat(*arrays: Array | None) -> bool:
     return size > 0 and all(
         a.dtype == np.float32 and a.flags.c_contiguous and a.size == size for a in given
     )
-
-
-def _on_device(value: Any, dtype: Any) -> bool:
-    """Whether `value` is a 0-d array of this dtype."""
-    is_array = getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic)
-    return is_array and value.dtype == dtype
-
-
-def _either(value: Any, dtype: Any, wide: Any = None) -> tuple[Array | None, Any]:
-    """A kernel's pair of parameters, array and number (of type `wide`): only one counts."""
-    wide = wide or dtype
-    return (value, wide(0)) if _on_device(value, dtype) else (None, wide(value))
 
 
 def _blocks(size: int) -> tuple[int]:
@@ -57,7 +45,7 @@ def sgd_step(
     if not _are_flat(weights, grads, velocity):
         return NotImplemented
     _update("sgd", weights.size, weights, grads, velocity, np.int64(weights.size),
-            *_either(lr, np.float32), *_either(momentum, np.float32), float(weight_decay),
+            *either(lr, np.float32), *either(momentum, np.float32), float(weight_decay),
             bool(nesterov), skip)
     return None
 
@@ -71,8 +59,8 @@ def adam_step(
     if not _are_flat(weights, grads, mean, square):
         return NotImplemented
     _update("adam", weights.size, weights, grads, mean, square, np.int64(weights.size),
-            *_either(lr, np.float32), *_either(step, np.int64),
-            *_either(beta1, np.float32, np.float64), np.float64(beta2), float(eps),
+            *either(lr, np.float32), *either(step, np.int64),
+            *either(beta1, np.float32, np.float64), np.float64(beta2), float(eps),
             float(weight_decay), bool(decoupled), skip)
     return None
 
@@ -86,8 +74,8 @@ def rmsprop_step(
     if not _are_flat(weights, grads, square, mean, velocity):
         return NotImplemented
     _update("rmsprop", weights.size, weights, grads, square, mean, velocity,
-            np.int64(weights.size), *_either(lr, np.float32), np.float64(alpha), float(eps),
-            float(weight_decay), *_either(momentum, np.float32), skip)
+            np.int64(weights.size), *either(lr, np.float32), np.float64(alpha), float(eps),
+            float(weight_decay), *either(momentum, np.float32), skip)
     return None
 
 
@@ -96,7 +84,7 @@ def average_step(average: Array, values: Array, decay: float):
     """`functional.optimizer.average_step`."""
     if not _are_flat(average, values):
         return NotImplemented
-    device = decay if _on_device(decay, np.float32) else None
+    device = decay if on_device(decay, np.float32) else None
     _update("average", average.size, average, values, np.int64(average.size), device,
             0.0 if device is not None else float(1 - decay))
     return None
@@ -107,7 +95,7 @@ def scale_in_place(values: Array, factor: Array):
     """`functional.optimizer.scale_in_place`."""
     if not _are_flat(values):
         return NotImplemented
-    _update("scale", values.size, values, *_either(factor, np.float32), np.int64(values.size))
+    _update("scale", values.size, values, *either(factor, np.float32), np.int64(values.size))
     return None
 
 

@@ -12,6 +12,7 @@ from minires.kernels.cuda.arrays import (
     THREADS,
     blocks_for,
     cuda_type,
+    either,
     is_activation,
     logical,
     to_nhwc,
@@ -37,11 +38,9 @@ def dropout_forward(x: Array, p: float, seed: int, layer: int = 0, step: int = 0
     source = to_nhwc(x) if x.ndim == 4 else x
     n, c, *size = x.shape
     y, factor = empty(source.shape, x.dtype), empty(source.shape, x.dtype)
-    counter = step if hasattr(step, "ndim") and not isinstance(step, np.generic) else None
     launch("dropout", f"dropout_forward<{cuda_type(x)}>", blocks_for(x.size), (THREADS,), source,
-           y, factor, np.uint64(random_bits(seed, DROPOUT, layer)), counter,
-           np.int64(0 if counter is not None else step), n, int(np.prod(size)), c, float(p),
-           1.0 / (1.0 - p))
+           y, factor, np.uint64(random_bits(seed, DROPOUT, layer)), *either(step, np.int64), n,
+           int(np.prod(size)), c, float(p), 1.0 / (1.0 - p))
     return (logical(y), DropoutCache(logical(factor))) if x.ndim == 4 else (y, DropoutCache(factor))
 
 

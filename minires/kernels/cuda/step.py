@@ -148,12 +148,16 @@ def clip_factor(values: Array, squares: tuple[Array, ...], limit: float) -> tupl
     return norm, factor
 
 
-def set_numbers(values: Array, counter: Array, numbers: Sequence[float], count: int) -> None:
-    """values (n,) float32 <- numbers, counter () int64 <- count: nothing waits.
+def set_numbers(
+    values: Array, numbers: Sequence[float], counters: Array, counts: tuple[int, int],
+    kept: Array, indices: Array,
+) -> None:
+    """values (n,) float32 <- numbers; counters (2,) int64 <- counts; kept (B,) int64 <- indices.
 
-    That is one launch for up to `NUMBERS` of them.
+    Nothing waits. That is one launch for up to `NUMBERS` numbers.
     """
     for start in range(0, len(numbers), NUMBERS):
         given = [float(number) for number in numbers[start : start + NUMBERS]]
-        launch("step", "set_numbers", (1,), (1,), values[start : start + len(given)], len(given),
-               counter, np.int64(count), *given, *[0.0] * (NUMBERS - len(given)))
+        launch("step", "set_numbers", (1,), (THREADS,), values[start : start + len(given)],
+               len(given), counters, *map(np.int64, counts), kept, indices, indices.size, *given,
+               *[0.0] * (NUMBERS - len(given)))

@@ -26,6 +26,11 @@ def same(got, expected):
     assert np.array_equal(got, expected)
 
 
+def numbers(value, place):
+    """A number as a launcher takes it: from the host, and from the memory of the device."""
+    return value, place(np.array(value, np.int64))
+
+
 def test_the_batch_is_that_of_the_cpu_bit_for_bit(place):
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (9, 3, 12, 10), dtype=np.uint8)
@@ -34,9 +39,10 @@ def test_the_batch_is_that_of_the_cpu_bit_for_bit(place):
     stored = place(images), place(indices), place(table)
     reference = getattr(draw_augmentation, "reference", draw_augmentation)
     for seed, epoch, padding, flip in ((0, 0, 4, True), (7, 31, 2, True), (3, 1, 0, False)):
-        drawn = cuda.head.draw_augmentation(seed, epoch, stored[1], padding, flip)
         wanted = reference(seed, epoch, indices, padding, flip)
-        assert all(np.array_equal(to_host(a), b) for a, b in zip(drawn, wanted, strict=True))
+        for given in numbers(epoch, place):
+            drawn = cuda.head.draw_augmentation(seed, given, stored[1], padding, flip)
+            assert all(np.array_equal(to_host(a), b) for a, b in zip(drawn, wanted, strict=True))
         x = cuda.head.augment_batch(*stored, *drawn, padding)
         expected = augment_batch.reference(images, indices, table, *wanted, padding)
         assert np.array_equal(to_host(x), expected)
@@ -44,11 +50,17 @@ def test_the_batch_is_that_of_the_cpu_bit_for_bit(place):
     assert np.array_equal(to_host(plain), augment_batch.reference(images, indices, table))
 
 
+def test_the_labels_of_a_batch(place):
+    labels, indices = np.arange(500) * 3 + 1, np.random.default_rng(1).permutation(500)[:300]
+    same(cuda.head.take_labels(place(labels), place(indices)), labels[indices])
+    narrow = place(labels.astype(np.int32))
+    assert cuda.head.take_labels(narrow, place(indices)) is NotImplemented
 
 
 def test_the_draws_of_jitter_and_cutout_are_those_of_the_cpu(place):
-    for seed, epoch in ((0, 0), (7, 31)):
-        given = seed, epoch, place(INDICES)
+    cases = [(seed, e, given) for seed, e in ((0, 0), (7, 31)) for given in numbers(e, place)]
+    for seed, epoch, number in cases:
+        given = seed, number, place(INDICES)
         wanted = seed, epoch, INDICES
         pairs = zip(
             cuda.distortion.draw_jitter(*given, 0.2),
@@ -71,10 +83,11 @@ def test_the_draws_of_the_mixing_are_those_of_the_cpu(count, which, place):
         for name, alpha in (("mixup", 0.4), ("cutmix", 1.0))
     ]
     placed = [None if table is None else place(table) for table in tables]
-    got = cuda.distortion.draw_mixing(3, 5, place(indices), *placed, (32, 24), 0.7)
     wanted = mixing.draw_mixing.reference(3, 5, indices, *tables, (32, 24), 0.7)
-    for mine, expected in zip(got, wanted, strict=True):
-        same(mine, expected)
+    for epoch in numbers(5, place):
+        got = cuda.distortion.draw_mixing(3, epoch, place(indices), *placed, (32, 24), 0.7)
+        for mine, expected in zip(got, wanted, strict=True):
+            same(mine, expected)
     labels = rng.integers(0, 10, count)
     targets = cuda.distortion.mixed_targets(place(labels), got, 10)
     same(targets, mixing.mixed_targets.reference(labels, wanted, 10))

@@ -102,7 +102,9 @@ def test_the_factor_of_clipping(squares, place):
 def test_the_numbers_of_a_step_come_as_arguments(place):
     for numbers in ([0.1, 2.0, -3.5], [0.1 * n for n in range(19)]):
         values = place(np.zeros(len(numbers), np.float32))
-        counter = place(np.zeros((), np.int64))
-        cuda.step.set_numbers(values, counter, numbers, 2**40)
+        counters, kept = place(np.zeros(2, np.int64)), place(np.zeros(300, np.int64))
+        indices = np.random.default_rng(0).permutation(300)
+        cuda.step.set_numbers(values, numbers, counters, (2**40, 7), kept, place(indices))
         assert np.array_equal(to_host(values), np.array(numbers, np.float32))
-        assert int(to_host(counter)) == 2**40
+        assert to_host(counters).tolist() == [2**40, 7]
+        assert np.array_equal(to_host(kept), indices)

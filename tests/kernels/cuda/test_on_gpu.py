@@ -15,7 +15,10 @@ from kernels.cuda.checks_precision import *  # noqa: F403
 from kernels.cuda.checks_step import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 
-from minires.backend import activation_dtype, select_device, to_device, to_host, why_no_gpu
+from minires.backend import select_device, to_device, to_host, why_no_gpu
+from minires.data.dataset import Dataset
+from minires.data.loader import AugmentConfig, Loader
+from minires.data.normalization import Normalization
 from minires.kernels.cuda import runtime
 from minires.models import build
 from minires.nn import CrossEntropyLoss
@@ -51,17 +54,22 @@ def place(device):
 STEPS = 200
 
 
-def batches(steps):
-    """Noisy pictures of ten patterns, and which one it is."""
+def make_loader(steps, device, augment):
+    """Noisy pictures of ten patterns, and which one it is: `steps` batches in two epochs."""
     rng = np.random.default_rng(0)
     patterns = rng.standard_normal((10, 3, 32, 32)).astype(np.float32)
-    for _ in range(steps):
-        labels = rng.integers(0, 10, 32)
-        noise = rng.standard_normal((32, 3, 32, 32)).astype(np.float32)
-        yield patterns[labels] + noise, labels
+    labels = rng.integers(0, 10, steps // 2 * 32)
+    images = np.empty((len(labels), 3, 32, 32), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        noise = rng.standard_normal((3, 32, 32)).astype(np.float32)
+        image[...] = (127.5 + 45 * (patterns[label] + noise)).clip(0, 255)
+    dataset = Dataset("patterns", images, labels, tuple("0123456789"))
+    return Loader(dataset, np.arange(len(labels)), 32, device=device,
+                  normalization=Normalization((0.5,) * 3, (0.25,) * 3), augment=augment,
+                  shuffle=True)  # fmt: skip
 
 
-def train(name, steps, graph=False, kind=SGD):
+def train(name, steps, graph=False, kind=SGD, augment=None):
     """The loss of each step, and the weights at the end; `name` is "cpu" or a precision."""
     device = select_device("cpu") if name == "cpu" else select_device("gpu", precision=name)
     model = build("resnet8", seed=1, device=device)
@@ -71,14 +79,18 @@ def train(name, steps, graph=False, kind=SGD):
     totals, said = to_device(np.zeros(2), device), []
     losses = []
     with nullcontext() if name == "cpu" else runtime.current().own_stream():
-        graphed = GraphedStep(work, device, totals, said.append) if graph else None
-        for step, (x, labels) in enumerate(batches(steps)):
-            x = to_device(x.astype(activation_dtype(device)), device)
-            labels, rate = to_device(labels, device), 0.05 * (1 - step / steps)
+        loader, graphed = make_loader(steps, device, augment), None
+        if graph:
+            graphed = GraphedStep(work, device, totals, said.append, loader.batch)
+        for step in range(steps):
+            epoch, number = divmod(step, len(loader))
+            indices = next(loader.index_batches(epoch, number))
+            rate = 0.05 * (1 - step / steps)
             if graph:
-                graphed.run(x, labels, step, rate, None, None)
+                graphed.run(indices, epoch, step, rate, None, None)
             else:
                 model.set_step(step)
+                x, labels = loader.batch(indices, epoch)
                 work.run(x, labels, float(np.float32(rate)), None, None, totals)
             losses.append(float(to_host(totals)[0]) / 32)
     assert not said, said
@@ -105,7 +117,10 @@ def test_200_steps_of_loss_against_the_cpu(name, limit):
 @pytest.mark.parametrize("kind", [SGD, Adam])
 @pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
 def test_a_graph_gives_the_bits_of_single_launches(name, kind):
-    graph, single = (train(name, 12, graph=way, kind=kind) for way in (True, False))
+    everything = AugmentConfig(color_jitter=0.2, cutout=8, mixup=0.4, cutmix=1.0, mix_share=0.5)
+    graph, single = (
+        train(name, 12, graph=way, kind=kind, augment=everything) for way in (True, False)
+    )
     assert np.array_equal(graph[0], single[0])
     assert all(np.array_equal(graph[1][key], value) for key, value in single[1].items())
 

@@ -10,12 +10,14 @@
 enum { CUTOUT_ROW = 3, CUTOUT_COLUMN, CONTRAST, BRIGHTNESS, SHARE, KIND, ROW, COLUMN, ORDER,
        WHETHER };
 
-// contrast, brightness (B,). `state` is the hash of (seed, stream, epoch), here and below.
-__global__ void draw_jitter(bits_t state, const index_t* indices, float* contrast,
-                            float* brightness, int B, float strength) {
+// contrast, brightness (B,). `state` is the hash of (seed, stream), here and below; counter and
+// epoch: see `draw_at`.
+__global__ void draw_jitter(bits_t state, const index_t* counter, index_t epoch,
+                            const index_t* indices, float* contrast, float* brightness, int B,
+                            float strength) {
   int b = blockIdx.x * blockDim.x + threadIdx.x;
   if (b >= B) return;
-  bits_t image = draw_bits(state, indices[b]);
+  bits_t image = draw_bits(draw_at(state, counter, epoch), indices[b]);
   float first = uniform(draw_bits(image, CONTRAST)) * 2.0f - 1.0f;  // exact
   float second = uniform(draw_bits(image, BRIGHTNESS)) * 2.0f - 1.0f;
   contrast[b] = __fadd_rn(__fmul_rn(first, strength), 1.0f);
@@ -23,11 +25,11 @@ __global__ void draw_jitter(bits_t state, const index_t* indices, float* contras
 }
 
 // centers (B, 2): row and column.
-__global__ void draw_cutout(bits_t state, const index_t* indices, index_t* centers, int B, int H,
-                            int W) {
+__global__ void draw_cutout(bits_t state, const index_t* counter, index_t epoch,
+                            const index_t* indices, index_t* centers, int B, int H, int W) {
   int b = blockIdx.x * blockDim.x + threadIdx.x;
   if (b >= B) return;
-  bits_t image = draw_bits(state, indices[b]);
+  bits_t image = draw_bits(draw_at(state, counter, epoch), indices[b]);
   centers[2 * b] = below(draw_bits(image, CUTOUT_ROW), H);
   centers[2 * b + 1] = below(draw_bits(image, CUTOUT_COLUMN), W);
 }
@@ -63,10 +65,11 @@ __global__ void cutout(const T* x, const index_t* centers, T* y, int B, int H, i
 // image is the one with the next larger key, a hash, or the smallest after the largest; a block
 // holds TILE keys at a time and its TILE threads look for theirs. Tables (4096,) may be null.
 __global__ void __launch_bounds__(TILE)
-    draw_mixing(bits_t state, const index_t* indices, const float* mixup_table,
-                const float* cutmix_table, index_t* partner, float* blend, index_t* boxes,
-                float* share, int B, int H, int W, float taken) {
+    draw_mixing(bits_t state, const index_t* counter, index_t epoch, const index_t* indices,
+                const float* mixup_table, const float* cutmix_table, index_t* partner, float* blend,
+                index_t* boxes, float* share, int B, int H, int W, float taken) {
   __shared__ bits_t keys[TILE];
+  state = draw_at(state, counter, epoch);
   int b = blockIdx.x * TILE + threadIdx.x;
   bits_t image = draw_bits(state, indices[min(b, B - 1)]), key = draw_bits(image, ORDER);
   bits_t next_key = 0, least_key = 0;

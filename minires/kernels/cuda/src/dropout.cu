@@ -7,15 +7,14 @@
 #include "random.cuh"
 
 // y = x * factor, factor = `scale` or 0 with probability p: x, y, factor (N, pixels, C). `state` is
-// the hash of (seed, stream, layer); the step is `*counter`, where that is not null, for a captured
-// graph, else `step`.
+// the hash of (seed, stream, layer); counter and step: see `draw_at`.
 template <typename T>
 __global__ void dropout_forward(const T* x, T* y, T* factor, bits_t state, const index_t* counter,
                                 index_t step, int N, int pixels, int C, float p, float scale) {
   index_t at = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (index_t)N * pixels * C) return;
   index_t c = at % C, pixel = at / C % pixels, n = at / ((index_t)C * pixels);
-  bits_t now = draw_bits(state, counter ? *counter : step);
+  bits_t now = draw_at(state, counter, step);
   bool keep = uniform(draw_bits(now, (n * C + c) * pixels + pixel)) >= p;
   T value = from_float<T>(keep ? scale : 0.0f);
   factor[at] = value;

@@ -8,15 +8,21 @@
 #include "random.cuh"
 
 // offsets (B, 2), flips (B,): the crop and the flip of images `indices`; `state` is the hash of
-// (seed, stream, epoch).
-__global__ void draw(bits_t state, const index_t* indices, index_t* offsets, unsigned char* flips,
-                     int B, int padding, int flip) {
+// (seed, stream); counter and epoch: see `draw_at`.
+__global__ void draw(bits_t state, const index_t* counter, index_t epoch, const index_t* indices,
+                     index_t* offsets, unsigned char* flips, int B, int padding, int flip) {
   int b = blockIdx.x * blockDim.x + threadIdx.x;
   if (b >= B) return;
-  bits_t image = draw_bits(state, indices[b]), span = 2 * padding + 1;
+  bits_t image = draw_bits(draw_at(state, counter, epoch), indices[b]), span = 2 * padding + 1;
   offsets[2 * b] = below(draw_bits(image, 0), span);
   offsets[2 * b + 1] = below(draw_bits(image, 1), span);
   flips[b] = flip && heads(draw_bits(image, 2));
+}
+
+// taken (B,) = the labels of images `indices`.
+__global__ void take_labels(const index_t* labels, const index_t* indices, index_t* taken, int B) {
+  int b = blockIdx.x * blockDim.x + threadIdx.x;
+  if (b < B) taken[b] = labels[indices[b]];
 }
 
 #define MAX_CHANNELS 8

@@ -15,6 +15,12 @@ __device__ inline bits_t draw_bits(bits_t state, bits_t coordinate) {
   return mix(state + coordinate * 0x9E3779B97F4A7C15ull + 1ull);
 }
 
+// The same for a number of a step or an epoch: it is `*counter`, where that is not null, for a
+// captured graph, else `number`.
+__device__ inline bits_t draw_at(bits_t state, const index_t* counter, index_t number) {
+  return draw_bits(state, counter ? *counter : number);
+}
+
 // In [0, 1): the top 24 bits.
 __device__ inline float uniform(bits_t bits) { return (float)(bits >> 40) * 0x1p-24f; }
 

@@ -113,13 +113,18 @@ __global__ void clip_factor(const double* a, const double* b, const double* c, c
   *factor = (float)(share < 1.0 ? share : root == root ? 1.0 : root);
 }
 
-// values (count,) and *counter: the numbers of one step, which come as arguments. One thread.
-__global__ void set_numbers(float* values, int count, index_t* counter, index_t number, float a,
+// values (count,), counters (2,) and kept (size,) <- indices: what changes from step to step. One
+// block.
+__global__ void set_numbers(float* values, int count, index_t* counters, index_t step,
+                            index_t epoch, index_t* kept, const index_t* indices, int size, float a,
                             float b, float c, float d, float e, float f, float g, float h) {
+  for (int i = threadIdx.x; i < size; i += blockDim.x) kept[i] = indices[i];
+  if (threadIdx.x > 0) return;
   float given[8] = {a, b, c, d, e, f, g, h};
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     if (i < count) values[i] = given[i];
   }
-  *counter = number;
+  counters[0] = step;
+  counters[1] = epoch;
 }
