@@ -7,6 +7,7 @@ import pytest
 
 from minires.data import Normalization, compute_normalization, load_dataset, split_validation
 from minires.errors import DataError, UsageError
+from minires.functional.random import SPLIT, random_bits
 
 LABELS = np.arange(50_000) * 7 % 10
 
@@ -28,6 +29,16 @@ def test_it_is_the_seed_that_chooses():
     assert 350 < common < 650, "two independent tenths share about a hundredth of 50,000"
 
 
+def test_of_each_class_the_images_with_the_smallest_draws_of_the_stream_are_held_out():
+    labels = np.arange(40) % 2
+    draws = {index: int(random_bits(7, SPLIT, index)) for index in range(40)}
+    expected = []
+    for label in (0, 1):
+        members = [index for index in range(40) if labels[index] == label]
+        expected += sorted(members, key=draws.get)[:5]
+    assert split_validation(labels, 10, seed=7)[1].tolist() == sorted(expected)
+
+
 def test_classes_of_different_sizes_give_their_share_and_the_total_is_exact():
     labels = np.repeat([0, 1, 2], [10, 25, 65])
     for count in range(1, 100):
@@ -42,7 +53,9 @@ def test_nothing_held_out():
     assert len(val) == 0 and len(train) == 50_000
 
 
-@pytest.mark.parametrize("val_split", [-1, -0.1, 50_000, 60_000, 10.5, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "val_split", [-1, -0.1, 50_000, 60_000, 1.5, 10.5, float("nan"), float("inf")]
+)
 def test_impossible_splits(val_split):
     with pytest.raises(UsageError, match="--val-split"):
         split_validation(LABELS, val_split, seed=0)
