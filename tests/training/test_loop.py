@@ -15,6 +15,7 @@ from minires.models import build
 from minires.nn import CrossEntropyLoss, Module
 from minires.optim import SGD, WeightAverage
 from minires.training import loop
+from minires.training.callbacks import LogHistory
 from minires.training.evaluate import evaluate
 from minires.training.loop import Callback, Trainer, TrainState
 from minires.training.step import TrainingStep
@@ -144,6 +145,42 @@ def test_the_steps_are_those_written_out_by_hand():
     assert metrics["val_accuracy"] is None
     for name, values in model.state_dict().items():
         np.testing.assert_array_equal(values, trainer.model.state_dict()[name], err_msg=name)
+
+
+def test_a_line_of_the_log_is_the_mean_since_the_line_before_or_since_the_epoch_began():
+    losses, hits, norms = [], [], []
+    model = build("resnet8", width=0.25, seed=1)
+    optimizer, criterion = SGD(model.named_parameters()), CrossEntropyLoss()
+    for step, (x, labels) in enumerate([*ArrayLoader().epoch(0), *ArrayLoader().epoch(1)]):
+        optimizer.zero_grad()
+        logits = model.forward(x)
+        losses.append(float(criterion.forward(logits, labels)))
+        hits.append((logits.argmax(axis=1) == labels).mean())
+        model.backward(criterion.backward())
+        squares = [(p.grad.astype(np.float64) ** 2).sum() for _, p in model.named_parameters()]
+        norms.append(sum(squares) ** 0.5)
+        optimizer.step(0.01 * (step + 1))
+
+    class Lines(list):
+        def close(self):
+            pass
+
+    lines = Lines()
+    trainer = make_trainer(callbacks=[LogHistory(lines, log_every=2)], val=False)
+    trainer.work.clip_norm = 1e9
+    trainer.fit()
+    steps = [line for line in lines if line["kind"] == "step"]
+    for line, first, last in zip(steps, (1, 4, 5), (2, 4, 6), strict=True):
+        assert (line["step"], line["progress"]) == (last, last / STEPS)
+        assert line["lr"] == pytest.approx(0.01 * last)
+        assert line["loss"] == pytest.approx(np.mean(losses[first - 1 : last]), rel=1e-6)
+        assert line["accuracy"] == pytest.approx(np.mean(hits[first - 1 : last]))
+        assert line["gradient_norm"] == pytest.approx(norms[last - 1], rel=1e-5)
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [(line["epoch"], line["step"], line["progress"]) for line in epochs] == [
+        (1, 3, 1.0),
+        (2, 6, 2.0),
+    ]
 
 
 def test_validation_uses_running_statistics_and_leaves_the_model_training():
