@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from minires.errors import UsageError
@@ -219,3 +221,18 @@ def test_impossible_requests_are_usage_errors(change, word):
     arguments = dict(name="constant", lr=0.1, total_steps=10) | change
     with pytest.raises(UsageError, match=word):
         make_schedule(**arguments)
+
+
+def test_one_cycle_of_restarts_is_the_cosine_without():
+    once, plain = (
+        make_schedule(name, 0.3, 20, warmup_steps=4, final_lr_ratio=0.1, cycles=1)
+        for name in ("cosine-restarts", "cosine")
+    )
+    assert [once(step) for step in range(20)] == pytest.approx([plain(step) for step in range(20)])
+
+
+def test_a_plateau_drops_by_torch_s_factor_unless_told():
+    torch = pytest.importorskip("torch")
+    defaults = inspect.signature(torch.optim.lr_scheduler.ReduceLROnPlateau).parameters
+    assert Plateau().factor == defaults["factor"].default
+    assert Plateau().threshold == defaults["threshold"].default
