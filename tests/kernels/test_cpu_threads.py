@@ -154,12 +154,14 @@ def test_a_forked_process_has_memory_and_threads_of_its_own():
     with pool._turn, threads._turn:  # as if another thread was being served
         child = os.fork()
         if child == 0:
-            signal.alarm(WAIT)  # a helper thread that is not there would be waited for in vain
-            mine[...] = 7
             ended = []
-            parallel(ended.append, 2)
-            pool.take((10,))
-            os._exit(0 if sorted(ended) == [0, 1] else 1)
+            try:
+                signal.alarm(WAIT)  # a helper thread that is not there would be waited for in vain
+                mine[...] = 7
+                pool.take((10,))
+                parallel(ended.append, 2)
+            finally:
+                os._exit(0 if sorted(ended) == [0, 1] else 1)
     _, status = os.waitpid(child, 0)
     assert status == 0, "the forked process could not run two threads"
     np.testing.assert_array_equal(mine, 1)
