@@ -315,6 +315,15 @@ def select_device(
     return device
 
 
+def check_kernels(device: Device, say: Callable[[str], None]) -> None:
+    """Before much is computed on a GPU: switch off what computes wrong results there.
+
+    `say` is told in a line what and why; on the CPU nothing happens.
+    """
+    if device.kind == "gpu":
+        cuda_module("self_check").check_rungs(say)
+
+
 def _check_precision(precision: str, name: str, device: Device) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: unknown; use {', '.join(PRECISIONS)}")

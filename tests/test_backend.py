@@ -227,6 +227,16 @@ def test_a_gpu_that_works_is_taken(fresh):
     assert backend.describe_gpus()[0]["model"] == "Test GPU"
 
 
+def test_the_kernels_of_a_gpu_are_checked(fresh):
+    said = []
+    module = SimpleNamespace(check_rungs=lambda say: say("checked"))
+    fresh.setitem(sys.modules, "minires.kernels.cuda.self_check", module)
+    backend.check_kernels(Device("cpu"), said.append)
+    assert not said
+    backend.check_kernels(Device("gpu"), said.append)
+    assert said == ["checked"]
+
+
 @pytest.mark.parametrize("name", ["", "cuda", "gpu:x", "gpu:-1", "cpu:1", "auto:0", "GPU"])
 def test_a_device_that_means_nothing(name):
     with pytest.raises(UsageError, match="use auto, cpu, gpu or gpu:1"):

@@ -31,6 +31,7 @@ from minires.analysis.bench_operations import operation_shares
 from minires.analysis.bench_timing import Timings, time_contenders
 from minires.backend import (
     Device,
+    check_kernels,
     cuda_module,
     fallback_counts,
     options,
@@ -73,12 +74,14 @@ def run_benchmark(config: BenchConfig, say: Callable[[str], None]) -> dict[str, 
     """
     device = select_device(config.device, config.threads, config.conv, config.precision)
     spec = build(config.model).spec
+    notes: list[str] = []
+    check_kernels(device, notes.append)
     reset_fallback_counts()
     with loops_restored(device), _stream(device):
         variants = available_loops(device, config.loops)
         checks = _check(config, spec, device, variants, say)
         refuse_fallbacks(config.strict)
-        return _Run(config, spec, device, variants, say).report(checks)
+        return _Run(config, spec, device, variants, say, notes).report(checks)
 
 
 def _stream(device: Device) -> AbstractContextManager:
@@ -135,10 +138,11 @@ class _Run:
         device: Device,
         variants: list[str | None],
         say: Callable[[str], None],
+        notes: list[str],
     ) -> None:
         self.config, self.spec, self.device, self.say = config, spec, device, say
         self.threads = options.threads
-        self.notes: list[str] = []
+        self.notes = notes
         if config.device == "auto" and device.kind == "cpu":
             self.notes.append(f"no GPU: {why_no_gpu()}")
         self.modes = [TRAINING, INFERENCE] if config.inference else [TRAINING]

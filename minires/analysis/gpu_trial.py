@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minires.backend import describe_gpus, select_device, why_no_gpu
+from minires.backend import check_kernels, describe_gpus, select_device, why_no_gpu
 from minires.environment import environment
 from minires.errors import DeviceError
 
@@ -122,6 +122,7 @@ def time_steps(model_name: str, batch: int, precision: str, steps: int = 30) -> 
     device = select_device("gpu", precision=precision)
     spec, images = build(model_name).spec, random_batch(batch)
     rates, states, notes = {}, {}, []
+    check_kernels(device, notes.append)
     with cuda_module("runtime").current().own_stream():
         for way, graph in (("op_by_op", False), ("graph", True)):
             contender = MiniresContender(spec, images, device, graph=graph)

@@ -64,6 +64,7 @@ def start(
     check_model(config)
     device = select_device(config.device, config.threads, config.conv, config.precision)
     data = load_training_data(config)
+    backend.check_kernels(device, say)
     model = make_model(config, data.num_classes, device)
     if config.pretrained:
         loaded = load_pretrained(model, Path(config.pretrained))
@@ -121,6 +122,7 @@ def resume(
         data = load_training_data(asked)
         _refuse(path, _data_differences(checkpoint, data))
         data = replace(data, normalization=Normalization(checkpoint.mean, checkpoint.std))
+        backend.check_kernels(device, say)
         model = make_model(asked, data.num_classes, device)
         training = _Training(asked, run, data, device, model, say)
         training.load(checkpoint)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from minires.backend import Array, select_device
+from minires.backend import Array, check_kernels, select_device
 from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
 from minires.training.setup import (
@@ -30,6 +31,7 @@ class Throwaway:
         self.config = config
         self.device = select_device(config.device, config.threads, config.conv, config.precision)
         self.data = load_training_data(config)
+        check_kernels(self.device, lambda line: print(line, file=sys.stderr))
         self.images = self.data.train.to(self.device)
         self.renew()
 

@@ -152,11 +152,12 @@ def test_json_holds_the_promised_keys(monkeypatch):
 def test_without_torch_the_own_part_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(bench_run, "why_no_gpu", lambda: "CuPy is not installed")
+    monkeypatch.setattr(bench_run, "check_kernels", lambda device, say: say(f"checked {device}"))
     report = run(against="torch", inference=False, loops="numpy", device="auto")
     assert [row["name"] for row in report["results"]] == ["minires-numpy"]
     assert report["results"][0]["ratio_to_torch"] is None
     assert any("PyTorch is not installed" in note for note in report["notes"])
-    assert "no GPU: CuPy is not installed" in report["notes"]
+    assert report["notes"][:2] == ["checked cpu", "no GPU: CuPy is not installed"]
 
 
 def test_torch_runs_in_both_layouts_and_the_best_is_the_measure():

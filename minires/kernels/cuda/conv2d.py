@@ -14,19 +14,31 @@ from minires.kernels.cuda.precision import AMPERE
 from minires.kernels.cuda.runtime import capability
 from minires.kernels.cuda.step import add_bias, column_sums
 
+switched_off: set[type] = set()
+"""Rungs that `self_check` found wrong on this GPU."""
+
+
+def rungs(dtype: np.dtype) -> list[type]:
+    """The rungs that may run on this GPU for activations of `dtype`, the best first.
+
+    The implicit product for 16-bit types from compute capability 8.0 on, that of `hopper` on 9.0;
+    columns for all else, and with `--conv direct`.
+    """
+    found: list[type] = [Columns]
+    if dtype.itemsize == 2 and options.conv == "auto" and capability() >= AMPERE:
+        found.insert(0, Implicit)
+        if hopper.is_here():
+            found.insert(0, hopper.Hopper)
+    return [rung for rung in found if rung not in switched_off]
+
 
 def strategy(x: Array, weight: Array, stride: int, padding: int) -> Columns | Implicit | None:
-    """The implicit product for 16-bit types, columns for float32 or with `--conv direct`.
-
-    The implicit product needs compute capability 8.0. Older GPUs take columns for every type.
-    """
+    """The best rung for this convolution; None where there is none: the reference then runs."""
     if not is_activation(x) or weight.ndim != 4 or weight.dtype != np.float32:
         return None
     n, c, h, w = x.shape
-    rung = Columns
-    if x.dtype.itemsize == 2 and options.conv == "auto" and capability() >= AMPERE:
-        rung = hopper.Hopper if hopper.is_here() else Implicit
-    return rung((n, h, w, c), weight, stride, padding)
+    found = rungs(x.dtype)
+    return found[0]((n, h, w, c), weight, stride, padding) if found else None
 
 
 @kernel("conv2d_forward", "gpu")
