@@ -48,13 +48,16 @@ def cut_history(path: Path, length: int) -> None:
 
 
 def read_history(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The records of a log, all or those of one `kind`; a torn last line is left out."""
+    """The records of a log, all or those of one `kind`.
+
+    Left out is what is no record: a torn last line, or what a damaged disk has made of a line.
+    """
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if kind is None or record.get("kind") == kind:
+        if isinstance(record, dict) and "kind" in record and kind in (None, record["kind"]):
             records.append(record)
     return records

@@ -73,11 +73,14 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """What result.json holds; None if the run has not finished."""
         try:
-            return json.loads(self.result.read_text(encoding="utf-8"))
+            result = json.loads(self.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.result}: damaged ({error}); delete it") from error
+        if not isinstance(result, dict):
+            raise CheckpointError(f"{self.result}: damaged (no JSON object); delete it")
+        return result
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -51,6 +51,14 @@ def test_a_torn_line_is_left_out(tmp_path):
     assert read_history(tmp_path / "missing.jsonl") == []
 
 
+@pytest.mark.parametrize("foreign", [b"\xff\xfe", b"123", b"[1]", b'{"step": 1}', b"\0\0", b"null"])
+def test_what_is_no_record_is_left_out(tmp_path, foreign):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(b'{"kind": "step", "step": 1}\n' + foreign + b'\n{"kind": "epoch"}\n')
+    assert read_history(path) == [{"kind": "step", "step": 1}, {"kind": "epoch"}]
+    assert read_history(path, "epoch") == [{"kind": "epoch"}]
+
+
 def test_a_full_disk_names_the_log():
     history = History(Path("/dev/full"))
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):

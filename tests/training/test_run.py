@@ -74,6 +74,11 @@ def test_result_is_read_as_written(tmp_path):
     assert run.read_result() is None
     run.write_result({"test_accuracy": 0.5})
     assert run.read_result() == {"test_accuracy": 0.5}
-    run.result.write_text("{")
+
+
+@pytest.mark.parametrize("text", [b"{", b"[1]", b"\xff"])
+def test_a_damaged_result_is_refused(tmp_path, text):
+    run = RunFolder(tmp_path)
+    run.result.write_bytes(text)
     with pytest.raises(CheckpointError, match="result.json: damaged"):
         run.read_result()
