@@ -176,6 +176,8 @@ class Trainer:
             self.interrupt = interrupt
             try:
                 self._call("on_start")
+                self._stop_if_asked()
+                self._clock = time.monotonic()  # what came before the first step is no training
                 self._fit()
             except _Stop:
                 self._call("on_interrupt")

@@ -115,7 +115,8 @@ def resume(
         result = run.read_result()
         if result is not None:
             test = f"{result['test_accuracy']:.2%} on the test set"
-            say(f"{path} is finished already: {config.epochs} epochs, {test}")
+            epochs = result.get("epochs", config.epochs)
+            say(f"{path} is finished already: {epochs} epoch{'s' * (epochs != 1)}, {test}")
             return result
         _note_rounding(config, asked, say)
         device = select_device(asked.device, asked.threads, asked.conv, asked.precision)
@@ -163,6 +164,19 @@ def _data_differences(checkpoint: Checkpoint, data: TrainingData) -> list[str]:
 
 def _image_counts(data: TrainingData) -> dict[str, int]:
     return {"training": len(data.train), "test": len(data.test)}
+
+
+class _Forecast(Callback):
+    """Tells `say_estimate` how many steps are left, once there is a checkpoint to come back to."""
+
+    def __init__(self, say_estimate: Callable[[int], None]) -> None:
+        self.say_estimate = say_estimate
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Estimate what is left, where anything is."""
+        left = trainer.total_steps - trainer.state.step
+        if left:
+            self.say_estimate(left)
 
 
 class _Training:
@@ -228,6 +242,7 @@ class _Training:
         trainer.callbacks = [
             LogHistory(self.history, self.config.log_every),
             SaveCheckpoints(self.save, self.run.last, self.run.best, self.config.save_every),
+            _Forecast(self._say_estimate),
             DrawCurves(self.run.history, self.run.curves, title),
             *([progress] if progress is not None else []),
             *callbacks,
@@ -311,7 +326,7 @@ class _Training:
         )
 
     def _introduce(self, trainer: Trainer) -> None:
-        """Say what is about to happen, and how long it will take."""
+        """Say what is about to happen."""
         config, data = self.config, self.data
         norm = data.normalization
         self.say(f"run      {self.run.path}")
@@ -326,13 +341,11 @@ class _Training:
             f"{len(data.val_indices):,} to validate, {len(data.test):,} to test"
         )
         self.say(f"pixels   mean {_numbers(norm.mean)}, std {_numbers(norm.std)} (from 0 to 1)")
-        left = trainer.total_steps - self.state.step
         if self.state.step:
             self.say(f"resumed  after step {self.state.step:,} of {trainer.total_steps:,}")
-        if left:
-            self._say_estimate(left)
 
     def _say_estimate(self, steps: int) -> None:
+        """Say how long `steps` more steps will take, and whether they fit into memory."""
         try:
             self.guess = guess = estimate(self.config, self.data, self.device, steps)
         except MemoryError as error:
@@ -405,5 +418,3 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-

@@ -6,6 +6,8 @@ They run inside this process through the runner, on a few built-in images.
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -112,6 +114,32 @@ def test_a_plateau_lowers_the_rate_of_the_epochs_that_follow(tmp_path):
         else:
             rate *= 0.5
     assert rate < 2.0, "this rate is far too high: the loss must have risen once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_estimate_leaves_a_run_to_continue(tmp_path, monkeypatch, number):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), number)
+        return estimate(*arguments)
+
+    path = tmp_path / "run"
+    estimate = runner.estimate
+    monkeypatch.setattr(runner, "estimate", interrupted)
+    with pytest.raises(Interrupted, match="after step 0 of 12, saved; to continue") as stop:
+        train(path)
+    assert stop.value.exit_code == 128 + number
+    monkeypatch.setattr(runner, "estimate", estimate)
+    assert runner.resume(path, say=lambda line: None)["steps"] == 12
+    train(tmp_path / "whole")
+    assert log(path) == log(tmp_path / "whole")
+
+
+def test_a_finished_run_names_the_epochs_that_it_made(tmp_path):
+    train(tmp_path / "run", epochs=30, patience=1, lr=1e-9, schedule="constant")
+    made = len(read_history(tmp_path / "run/history.jsonl", "epoch"))
+    said = []
+    runner.resume(tmp_path / "run", say=said.append)
+    assert made < 30 and f"is finished already: {made} epochs" in said[-1]
 
 
 # --- stopping early -------------------------------------------------------------------------
