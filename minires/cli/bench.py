@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.errors import UsageError
 from minires.training.config import PRECISIONS
 
@@ -93,7 +93,7 @@ def command(
     with _progress():
         report = run_benchmark(config, _say)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         print_report(report)
 
@@ -119,7 +119,7 @@ def _ladder(picture: Path | None, as_json: bool, threads: int | None, rounds: in
     if picture is not None:
         draw_ladder(report, picture)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         print_ladder(report)
         if picture is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from minires.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from minires.training.comparison import Row
@@ -38,7 +39,7 @@ def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     drawn = draw_comparison(rows, output)
     if as_json:
         picture = str(output) if drawn else None
-        print(json.dumps({"rows": [row.to_dict() for row in rows], "output": picture}))
+        print_json({"rows": [row.to_dict() for row in rows], "output": picture})
         return
     show_rows(rows)
     print(f"picture  {output}" if drawn else "no picture: no run has finished an epoch yet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def command(dataset: str, as_json: bool, **options: Any) -> None:
             "files": list(installed.files),
             "bytes": installed.bytes,
         }
-        print(json.dumps(result))
+        print_json(result)
     else:
         count, size = len(installed.files), installed.bytes / 1e6
         print(f"{dataset}: {count} files, {size:.0f} MB in {installed.folder} ({installed.source})")

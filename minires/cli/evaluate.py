@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from minires.cli.counter import counter
+from minires.cli.json_output import print_json
 from minires.cli.weights import data_options, split_option, weights_options
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def command(run: Path, as_json: bool, **options: Any) -> None:
 
     result = measure(run, on_batch=counter(), **options)
     if as_json:
-        print(json.dumps(result.to_dict()))
+        print_json(result.to_dict())
     else:
         _show(result)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.training.config import MODEL_OPTIONS, chosen_values
 
@@ -67,7 +67,7 @@ def command(
         return
     found = explain(network, layer, x, labels)
     if as_json:
-        print(json.dumps({"model": network.spec["name"], **found.to_dict()}))
+        print_json({"model": network.spec["name"], **found.to_dict()})
     else:
         _show(found, network.spec["name"], batch_size, source)
 
@@ -116,7 +116,7 @@ def _list(model: str, places: list[str], as_json: bool) -> None:
 
     if as_json:
         kinds = {name: e.says for name, e in EXPLANATIONS.items()}
-        print(json.dumps({"model": model, "kinds": kinds, "places": places}))
+        print_json({"model": model, "kinds": kinds, "places": places})
         return
     width = max(map(len, EXPLANATIONS))
     for name, explanation in EXPLANATIONS.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from minires.cli.json_output import print_json
 
 
 @click.command()
@@ -34,7 +35,7 @@ def command(run: Path, checkpoint: str | None, output: Path, as_json: bool) -> N
 
     result = export_run(run, output, checkpoint)
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     print(f"exported       {result['checkpoint']}")
     print(f"model          {result['model']}, {result['parameters']:,} parameters")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from minires.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,7 @@ def command(
     else:
         report = _check(only, device, threads, show)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     ctx.exit(0 if report["passed"] else 1)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
 from minires.training.config import DATASETS, MODEL_OPTIONS, chosen_values
@@ -70,7 +70,7 @@ def command(
     chosen = chosen_values(given_values(options))
     result = import_run(weights, output, model, num_classes, dataset, **numbers, **chosen)
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
         return
     program = ctx.find_root().info_name or "minires"
     print(f"imported       {result['tensors']} arrays, {result['parameters']:,} parameters")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from minires.cli.json_output import print_json
 
 PACKAGES = (
     *("numpy", "click", "rich", "matplotlib"),
@@ -34,7 +35,7 @@ def command(device: str, threads: int | None, data_dir: Path | None, as_json: bo
     """Show devices, libraries, data and fast kernels, and why something is not used."""
     report = _report(device, threads, data_dir)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         _show(report)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.cli.train import GroupedCommand
 from minires.errors import UsageError
@@ -72,7 +72,7 @@ def command(
     title = f"{config.model} on {config.dataset}, {config.optimizer}, batch {config.batch_size}"
     draw_range_test(result, output, title)
     if as_json:
-        print(json.dumps({**result.to_dict(), "output": str(output)}))
+        print_json({**result.to_dict(), "output": str(output)})
         return
     print(f"steps       {len(result.rates)}", end="")
     print(", until the loss exploded" if result.exploded else ", the loss did not explode")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minires.cli import complete_options
+from minires.cli.json_output import print_json
 from minires.spelling import nearest
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def kind(*options: Callable) -> Callable:
                 drawn = draw(look, **values)
                 save_picture(drawn.figure, path)
             if as_json:
-                print(json.dumps({**drawn.numbers, "output": str(path)}))
+                print_json({**drawn.numbers, "output": str(path)})
             else:
                 print(*drawn.lines, f"picture   {path}", sep="\n")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.weights import weights_options
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def command(
             skipped.append(item)
             print(f"skipped: {item.file}: {item.reason}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"checkpoint": str(trained.path), **_record(answers, skipped)}))
+        print_json({"checkpoint": str(trained.path), **_record(answers, skipped)})
     if skipped:
         number = len(answers) + len(skipped)
         raise DataError(f"{len(skipped)} of {number} could not be read as images")

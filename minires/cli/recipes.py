@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
+
+from minires.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,13 +30,13 @@ def command(ctx: click.Context, name: str | None, as_json: bool) -> None:
     if name is None:
         listed = reports()
         if as_json:
-            print(json.dumps({"recipes": [one.to_dict() for one in listed]}))
+            print_json({"recipes": [one.to_dict() for one in listed]})
         else:
             _list(listed)
         return
     one = report(name)
     if as_json:
-        print(json.dumps(one.to_dict()))
+        print_json(one.to_dict())
     else:
         _show(one, name, ctx.find_root().info_name or "minires")
 

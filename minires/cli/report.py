@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from minires.cli.counter import counter
+from minires.cli.json_output import print_json
 from minires.cli.weights import split_option, weights_options
 
 
@@ -26,9 +26,7 @@ from minires.cli.weights import split_option, weights_options
     help="Where to write the page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-def command(
-    run: Path | None, split: str, output: Path | None, as_json: bool, **where: Any
-) -> None:
+def command(run: Path | None, split: str, output: Path | None, as_json: bool, **where: Any) -> None:
     """Write one HTML page about RUN: curves, classes, mistakes, config, timing, machine.
 
     RUN is a run folder; without it, the newest run in runs/ is taken. The page holds its pictures
@@ -49,7 +47,7 @@ def command(
     write_atomically(page, html)
     numbers = {"output": str(page), "accuracy": answers.accuracy, "bytes": len(html)}
     if as_json:
-        print(json.dumps(numbers))
+        print_json(numbers)
     else:
         print(f"accuracy  {answers.accuracy:.2%} on the {split} images")
         print(f"report    {page} ({len(html) / 2**20:.1f} MB)")

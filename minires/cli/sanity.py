@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.lr_find import UNUSED
 from minires.cli.options import config_options, given_values
 from minires.cli.train import GroupedCommand
@@ -53,7 +53,7 @@ def command(
     checks = run_checks(config, steps, None if as_json else _show)
     failed = sum(not check.passed for check in checks)
     if as_json:
-        print(json.dumps({"passed": not failed, "checks": [check.to_dict() for check in checks]}))
+        print_json({"passed": not failed, "checks": [check.to_dict() for check in checks]})
     else:
         print(f"\n{len(checks) - failed} of {len(checks)} checks passed")
     ctx.exit(1 if failed else 0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.errors import Interrupted, MiniresError, UsageError
 
@@ -154,7 +154,7 @@ def _conclude(study: Study, as_json: bool, program: str | None, codes: list[int]
     rows = write_report(study)
     summary = summary_of(study, rows)
     if as_json:
-        print(json.dumps(summary))
+        print_json(summary)
     else:
         print_table(study, rows)
         _last_words(summary)
@@ -200,7 +200,7 @@ def _show_shipped(as_json: bool) -> None:
     specs = [load_spec(name) for name in shipped_names()]
     if as_json:
         keys = ("name", "method", "trials", "about")
-        print(json.dumps({"sweeps": [{k: getattr(s, k) for k in keys} for s in specs]}))
+        print_json({"sweeps": [{k: getattr(s, k) for k in keys} for s in specs]})
         return
     for spec in specs:
         print(f"{spec.name:12}  {spec.trials:3} trials, {spec.method:6}  {spec.about}")

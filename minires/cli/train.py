@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
 from minires.training.config import (
@@ -140,7 +140,7 @@ def command(
     else:
         result = resume(resume_path, changes, _say, progress_callback(), program)
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
     elif not was_finished:
         _conclude(result, program)
 
@@ -165,7 +165,7 @@ def _train_many(
     prefix = prefix or "{0.model}-{0.dataset}".format(members[0].config)
     group = train_group(members, prefix, run_dir, settings, _say, progress_callback, program)
     if as_json:
-        print(json.dumps(group))
+        print_json(group)
         return
     from minires.cli.compare import show_rows
     from minires.training.comparison import compare

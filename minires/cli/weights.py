@@ -31,9 +31,7 @@ _WEIGHTS = (
         help="Which weights to take.",
     ),
     click.option("--device", metavar="NAME", default="auto", help="auto, cpu, gpu or gpu:1."),
-    click.option(
-        "--threads", type=int, metavar="N", show_default="all cores", help="CPU threads."
-    ),
+    click.option("--threads", type=int, metavar="N", show_default="all cores", help="CPU threads."),
 )
 
 _DATA = (
