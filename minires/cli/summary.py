@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.training.config import MODEL_OPTIONS, chosen_values
 
@@ -35,7 +35,7 @@ def command(
 
     Multiply-adds are those of convolutions and linear layers, for one image.
     """
-    from minires.errors import UsageError
+    from minires.errors import ShapeError, UsageError
     from minires.models import build, name_for_depth, summarize
 
     if depth is not None and model is not None:
@@ -43,9 +43,12 @@ def command(
     name = model or name_for_depth(20 if depth is None else depth)
     chosen = chosen_values(given_values(options))
     network = build(name, num_classes, **chosen)
-    summary = summarize(network, (3, image_size, image_size))
+    try:
+        summary = summarize(network, (3, image_size, image_size))
+    except ShapeError as error:
+        raise UsageError(f"--image-size {image_size}: {error}") from error
     if as_json:
-        print(json.dumps({"model": name, **asdict(summary)}))
+        print_json({"model": name, **asdict(summary)})
     else:
         _show(", ".join([name, *map(_spell, chosen.items())]), summary)
 

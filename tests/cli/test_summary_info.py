@@ -73,6 +73,7 @@ def test_summary_of_other_families():
         (["--width", "0"], "--width: must be greater than 0"),
         (["--num-classes", "1"], "--num-classes 1"),
         (["--image-size", "0"], "--image-size"),
+        (["--model", "cnn", "--image-size", "3"], "--image-size 3: MaxPool2d"),
     ],
 )
 def test_summary_refuses_in_one_line(capsys, args, text):
