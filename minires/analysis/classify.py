@@ -17,7 +17,7 @@ from minires.analysis.pictures.overlay import overlay
 from minires.analysis.sample import normalized
 from minires.atomic import write_atomically
 from minires.backend import to_host
-from minires.errors import DataError, UsageError
+from minires.errors import CheckpointError, DataError, UsageError
 from minires.models.network import Network
 from minires.training.evaluate import logits_of
 from minires.training.trained import Trained
@@ -67,7 +67,8 @@ def classify(
     The images are fitted to the network's size (`image_files.read_image`) and normalised as the
     weights expect; where the run does so, the mean with the mirrored image is taken. `overlays` is
     a folder, made if need be, that gets a Grad-CAM picture of each image at `layer`. Raises
-    `UsageError` for a folder that cannot be made and a layer that there is not.
+    `UsageError` for a folder that cannot be made and a layer that there is not, and
+    `CheckpointError` where the network's answer is not finite.
     """
     if overlays is not None:
         try:
@@ -125,6 +126,8 @@ def _answers(
     names = trained.class_names
     x = normalized(trained, pixels)
     probabilities = softmax(to_host(logits_of(model.eval(), x, trained.config.tta)))
+    if not np.isfinite(probabilities).all():
+        raise CheckpointError(f"{trained.path}: gives no finite answer; the training has diverged")
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     heat = [None] * len(pixels)
     if with_heat:

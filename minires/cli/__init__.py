@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -121,7 +122,10 @@ def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoRet
     _replace_unprintable()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args or bool(os.environ.get("MINIRES_DEBUG"))
-    code = _run(args, prog_name, debug)
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's: the numbers show it as well
+        code = _run(args, prog_name, debug)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -157,7 +161,7 @@ def _run(args: list[str], prog_name: str, debug: bool) -> int:
     except MiniresError as error:
         return _report(str(error), error.exit_code, debug)
     except MemoryError:
-        return _report("out of memory; a smaller --batch-size needs less", 1, debug)
+        return _report("out of memory; a smaller network, image or batch needs less", 1, debug)
     except OSError as error:
         return _report(_os_line(error), 1, debug)
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -120,6 +121,19 @@ def test_debug_shows_the_traceback(capsys, broken, args):
     assert code == 3
     assert "Traceback" in err
     assert err.endswith("error: gone\n")
+
+
+def test_a_warning_of_numpy_is_for_debug(capsys, broken):
+    class Overflow(Exception):
+        def __str__(self):
+            warnings.warn("overflow encountered in matmul", RuntimeWarning, stacklevel=1)
+            return "gone"
+
+    broken.error = Overflow()
+    code, _, err = run(capsys, "train")
+    assert code == 1 and "overflow" not in err
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        run(capsys, "--debug", "train")
 
 
 def test_a_closed_pipe_is_quiet():

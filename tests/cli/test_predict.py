@@ -230,3 +230,12 @@ def test_a_mistake_is_one_line(capsys, run, shapes, args, code, words):
 def test_no_run_is_one_line(capsys):
     code, _, err = call(capsys, "nowhere", "a.png")
     assert code == 4 and "nowhere: no such run folder" in err
+
+
+def test_weights_that_overflow_are_refused_in_one_line(capsys, model, shapes, tmp_path):
+    save("a.png", shapes.images[0])
+    huge = {n: a * 0 + 3e38 if a.dtype.kind == "f" else a for n, a in model.state_dict().items()}
+    save_checkpoint(tmp_path / "huge", Checkpoint(huge, model.spec, MEAN, STD, NAMES))
+    code, out, err = call(capsys, "huge", "a.png", "--json")
+    assert (code, out) == (4, "")
+    assert err.count("\n") == 1 and "error: huge: gives no finite answer" in err
