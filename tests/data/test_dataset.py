@@ -85,6 +85,14 @@ def test_nothing_there_says_what_to_do(tmp_path):
         assert word in str(caught.value)
 
 
+def test_an_empty_folder_holds_no_data_set(tmp_path):
+    for folder in ("cifar-10-batches-py", "shapes-batches-py"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(DataError, match="no cifar-10-batches-py"):
+        find_data("cifar10", tmp_path)
+    assert len(load_dataset("shapes", "test", tmp_path)) > 0  # drawn
+
+
 def test_one_data_set_is_not_taken_for_another(cifar10, tmp_path):
     shapes = tmp_path / "shapes-batches-py"
     (cifar10 / BATCHES).rename(shapes)
