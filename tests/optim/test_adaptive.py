@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,35 @@ def test_a_constant_gradient_under_centered_rmsprop_stays_finite():
     for _ in range(200):
         step_with(optimizer, parameters, {"w": np.full(50, 0.1, np.float32)}, 1e-9)
     assert np.isfinite(parameters["w"].data).all()
+
+
+ALL = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_skipped_step_is_as_if_it_had_not_been(kind):
+    results = []
+    for skips in ([0, 1, 0], [None, None]):
+        parameters = make_parameters()
+        optimizer = ALL[kind](parameters.items(), weight_decay=0.01)
+        for number, skip in enumerate(skips):
+            grads = {name: np.full(p.shape, np.inf) for name, p in parameters.items()}
+            if not skip:
+                grads = random_grads(min(number, 1))
+            optimizer.zero_grad()
+            for name, grad in grads.items():
+                parameters[name].accumulate(grad)
+            optimizer.step(0.01, skip=None if skip is None else np.array(skip, np.float32))
+        results.append({n: p.data for n, p in parameters.items()} | optimizer.state_dict())
+    assert results[0].keys() == results[1].keys()
+    for name, expected in results[1].items():
+        np.testing.assert_array_equal(results[0][name], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("kind, name", [(Adam, "Adam"), (RMSprop, "RMSprop")])
+def test_numbers_that_are_not_given_are_torch_s(kind, name):
+    torch = pytest.importorskip("torch")
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    ours = inspect.signature(kind).parameters
+    shared = {"betas", "alpha", "eps", "weight_decay", "momentum", "centered"} & set(ours)
+    assert {n: ours[n].default for n in shared} == {n: theirs[n].default for n in shared}
