@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 import pytest
 
+from minires.backend import CPU
 from minires.errors import CheckpointError
 from minires.functional import optimizer as functional
 from minires.nn import Parameter
@@ -212,6 +213,39 @@ def test_a_skipped_step_is_as_if_it_had_not_been(kind):
     assert results[0].keys() == results[1].keys()
     for name, expected in results[1].items():
         np.testing.assert_array_equal(results[0][name], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_rate_for_each_group_in_an_array_is_the_rate_times_its_factor(kind):
+    results = []
+    for in_array in (False, True):
+        parameters = make_parameters(np.float32)
+        factor = {"fc.weight": 0.1, "fc.bias": 0.1}
+        optimizer = ALL[kind](parameters.items(), lr_factor=lambda name, f=factor: f.get(name, 1.0))
+        rates = np.array([0.02 * f for f in optimizer.lr_factors], np.float32)
+        assert len(rates) == 4  # decayed or not, at the full rate or a tenth
+        step_with(optimizer, parameters, random_grads(0, np.float32), rates if in_array else 0.02)
+        results.append(parameters)
+    for name, parameter in results[0].items():
+        np.testing.assert_allclose(results[1][name].data, parameter.data, rtol=1e-6, err_msg=name)
+
+
+def test_adam_counts_on_the_device_as_it_does_in_python_and_not_the_skipped():
+    results = []
+    for on_device in (False, True):
+        parameters = make_parameters()
+        optimizer = Adam(parameters.items())
+        for step, skip in enumerate((None, 1, 0, None)):
+            if on_device:
+                optimizer.count_on_device(CPU)  # the first call is the one that counts
+            optimizer.zero_grad()
+            for name, grad in random_grads(step).items():
+                parameters[name].accumulate(grad)
+            optimizer.step(0.01, skip=None if skip is None else np.array(skip, np.float32))
+        assert optimizer.state_dict()["steps"] == 3
+        results.append(parameters)
+    for name, parameter in results[0].items():
+        np.testing.assert_allclose(results[1][name].data, parameter.data, rtol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("kind, name", [(Adam, "Adam"), (RMSprop, "RMSprop")])
