@@ -6,7 +6,7 @@ import numpy as np
 
 from minires.backend import Array, kernel, options
 from minires.functional.conv import Conv2dCache
-from minires.kernels.cuda import hopper
+from minires.kernels.cuda import hopper, tma
 from minires.kernels.cuda.arrays import is_activation, logical, to_nhwc
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.implicit import Implicit
@@ -21,14 +21,16 @@ switched_off: set[type] = set()
 def rungs(dtype: np.dtype) -> list[type]:
     """The rungs that may run on this GPU for activations of `dtype`, the best first.
 
-    The implicit product for 16-bit types from compute capability 8.0 on, that of `hopper` on 9.0;
-    columns for all else, and with `--conv direct`.
+    The implicit product for 16-bit types from compute capability 8.0 on, that of `hopper` on 9.0,
+    and with MINIRES_TMA=1 that of `tma`; columns for all else, and with `--conv direct`.
     """
     found: list[type] = [Columns]
     if dtype.itemsize == 2 and options.conv == "auto" and capability() >= AMPERE:
         found.insert(0, Implicit)
         if hopper.is_here():
             found.insert(0, hopper.Hopper)
+            if tma.is_on() and tma.is_here():
+                found.insert(0, tma.Tma)
     return [rung for rung in found if rung not in switched_off]
 
 

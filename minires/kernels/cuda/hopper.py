@@ -80,7 +80,11 @@ class Hopper(Implicit):
         slab = -(-rows // (slabs * HOPPER_STEP)) * HOPPER_STEP
         slabs = -(-rows // slab)
         partial = empty((slabs, k, self.r, self.s, c), np.float32)
-        launch("conv_wgmma", tile.kernel("weight_gradient", cuda_type(x)), (*across, slabs),
-               (tile.threads,), x, grad, partial, self.n, self.h, self.w, c, k, self.r, self.s,
-               self.p, self.q, self.stride, self.padding, slab, shared=tile.shared)
+        self._weight_slabs(tile, (*across, slabs), x, grad, partial, slab)
         return self._sum_of_slabs(partial)
+
+    def _weight_slabs(self, tile: HopperWeightTile, grid, x, grad, partial, slab: int) -> None:
+        """The gradient over each slab of rows: partial (slabs, K', R, S, C')."""
+        launch("conv_wgmma", tile.kernel("weight_gradient", cuda_type(x)), grid, (tile.threads,),
+               x, grad, partial, self.n, self.h, self.w, x.shape[3], grad.shape[3], self.r, self.s,
+               self.p, self.q, self.stride, self.padding, slab, shared=tile.shared)

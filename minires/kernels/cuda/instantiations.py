@@ -54,8 +54,11 @@ WEIGHT_TILES = (Tile(128, 128, 64, 32), Tile(64, 64, 32, 32), Tile(32, 32, 16, 1
                 Tile(16, 16, 16, 16))
 
 
-HOPPER_STEP, HOPPER_THREADS = 64, 384
-"""As in conv_wgmma.cu: the length of one step, and threads per block, multiplying and copying."""
+HOPPER_STEP = 64
+"""As in hopper.cuh: the length of one step of the inner product."""
+
+HOPPER_THREADS = {"wgmma": 384, "tma": 288}
+"""Threads per block, multiplying and copying, of conv_wgmma.cu and of conv_tma.cu."""
 
 _SLACK = 1024 + 16 * 8
 """Bytes for the alignment of shared memory to 1024 and for the barriers of eight stages."""
@@ -68,11 +71,11 @@ class HopperTile(NamedTuple):
     stages: int
 
     rows = 128
-    threads = HOPPER_THREADS
+    threads = HOPPER_THREADS["wgmma"]
 
-    def kernel(self, name: str, dtype: str) -> str:
-        """The instantiation of template `name` for this tile."""
-        return f"{name}_wgmma<{dtype}, {self.columns}, {self.stages}>"
+    def kernel(self, name: str, dtype: str, rung: str = "wgmma") -> str:
+        """The instantiation of template `name` for this tile, in conv_<rung>.cu."""
+        return f"{name}_{rung}<{dtype}, {self.columns}, {self.stages}>"
 
     @property
     def shared(self) -> int:
@@ -89,7 +92,7 @@ class HopperWeightTile(NamedTuple):
     beside: int
     stages: int
 
-    threads = HOPPER_THREADS
+    threads = HOPPER_THREADS["wgmma"]
 
     @property
     def rows(self) -> int:
@@ -101,9 +104,9 @@ class HopperWeightTile(NamedTuple):
         """Of R S C."""
         return 64 * self.beside
 
-    def kernel(self, name: str, dtype: str) -> str:
-        """The instantiation of template `name` for this tile."""
-        return f"{name}_wgmma<{dtype}, {self.below}, {self.beside}, {self.stages}>"
+    def kernel(self, name: str, dtype: str, rung: str = "wgmma") -> str:
+        """The instantiation of template `name` for this tile, in conv_<rung>.cu."""
+        return f"{name}_{rung}<{dtype}, {self.below}, {self.beside}, {self.stages}>"
 
     @property
     def shared(self) -> int:
@@ -124,7 +127,7 @@ HOPPER_WEIGHT_TILES = (
     HopperWeightTile(1, 4, 4),
 )
 
-HOPPER_SOURCES = ("conv_wgmma",)
+HOPPER_SOURCES = ("conv_wgmma", "conv_tma")
 """Sources that compile for sm_90a alone."""
 
 
@@ -139,6 +142,16 @@ def _vectors(*names: str) -> list[str]:
 
 def _types(*names: str) -> list[str]:
     return [f"{name}<{dtype}>" for name in names for dtype in VECTOR]
+
+
+def _hopper(rung: str) -> list[str]:
+    tiles = {"convolve": HOPPER_TILES, "weight_gradient": HOPPER_WEIGHT_TILES}
+    return [
+        tile.kernel(name, dtype, rung)
+        for name in tiles
+        for dtype in HALF_TYPES
+        for tile in tiles[name]
+    ]
 
 
 def _wider(name: str) -> list[str]:
@@ -159,14 +172,8 @@ INSTANTIATIONS: dict[str, list[str]] = {
         *(tile.kernel("weight_gradient", dtype) for dtype in HALF_TYPES for tile in WEIGHT_TILES),
         "add_slabs",
     ],
-    "conv_wgmma": [
-        *(tile.kernel("convolve", dtype) for dtype in HALF_TYPES for tile in HOPPER_TILES),
-        *(
-            tile.kernel("weight_gradient", dtype)
-            for dtype in HALF_TYPES
-            for tile in HOPPER_WEIGHT_TILES
-        ),
-    ],
+    "conv_tma": _hopper("tma"),
+    "conv_wgmma": _hopper("wgmma"),
     "distortion": [
         "draw_jitter",
         "draw_cutout",

@@ -6,8 +6,10 @@ CuPy's place: one that counts, or one that runs the same kernels on the CPU.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -48,6 +50,10 @@ class CupyRuntime:
         device = _cupy().cuda.Device().id
         function = _function(source, name, device, shared)
         function(grid, block, arguments, shared_mem=shared)
+
+    def driver_function(self, name: str) -> int | None:
+        """The address of a function of the CUDA driver, None where the driver has no such one."""
+        return _driver_function(name)
 
     def product(
         self, a: Array, b: Array, out: Array, a_t: bool, b_t: bool, add: bool, tf32: bool
@@ -96,6 +102,15 @@ class CupyRuntime:
 
 def _cupy() -> Any:
     return importlib.import_module("cupy")
+
+
+@functools.cache
+def _driver_function(name: str) -> int | None:
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        return ctypes.cast(getattr(driver, name), ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
 
 
 @functools.cache
@@ -155,6 +170,11 @@ def address(array: Array) -> int:
 def capability() -> int:
     """The compute capability of the GPU that the launches go to, 90 for 9.0."""
     return _current.capability()
+
+
+def driver_function(name: str) -> int | None:
+    """The address of a function of the CUDA driver, None where the driver has no such one."""
+    return _current.driver_function(name)
 
 
 def launch(

@@ -8,7 +8,7 @@ from kernels.cuda.twin_runtime import TwinRuntime
 
 from minires.backend import options
 from minires.errors import DeviceError
-from minires.kernels.cuda import conv2d, hopper, precision, runtime, self_check
+from minires.kernels.cuda import conv2d, hopper, precision, runtime, self_check, tma
 from minires.kernels.cuda.columns import Columns
 from minires.kernels.cuda.hopper import Hopper
 from minires.kernels.cuda.implicit import Implicit
@@ -97,6 +97,16 @@ def test_a_rung_that_differs_is_switched_off(kernel, place, part, left, monkeypa
     for line in said:
         assert line.startswith("warning: ") and "\n" not in line
         assert f"the {part} differs from " in line and line.endswith("please report this line")
+
+
+@pytest.mark.parametrize("kernel", [None, "convolve_tma", "weight_gradient_tma"])
+def test_the_rung_of_tma_is_checked_where_it_is_asked_for(kernel, monkeypatch):
+    monkeypatch.setattr(self_check, "CASES", (self_check.Case(2, 64, 6, 64, 3, 1),))
+    with tma.chosen(True):
+        said, left, launched = check(monkeypatch, kernel=kernel, place=1)
+    assert launched >= {"convolve_tma", "weight_gradient_tma", "convolve_wgmma"}
+    assert left == [tma.Tma, Hopper, Implicit, Columns][kernel is not None :]
+    assert len(said) == (kernel is not None)
 
 
 def test_without_any_rung_the_reference_runs(monkeypatch):

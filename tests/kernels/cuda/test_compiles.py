@@ -20,6 +20,7 @@ from minires.kernels.cuda.instantiations import (
     STEP,
     WEIGHT_TILES,
 )
+from minires.kernels.cuda.tma import CLASSES
 
 REASON = why_not()
 needs_compiler = pytest.mark.skipif(
@@ -37,8 +38,8 @@ CASES = [
     if architecture != "sm_75" or source not in AMPERE_SOURCES
 ]
 
-REGISTERS = {"conv": 128, "conv_wgmma": 168, "batch_norm": 128, "loss": 64}
-"""At most so many per thread: a convolution's 256 threads then fit twice on a multiprocessor."""
+REGISTERS = {"conv": 128, "conv_wgmma": 168, "conv_tma": 224, "batch_norm": 128, "loss": 64}
+"""At most so many per thread: blocks of conv.cu fit twice on a multiprocessor, Hopper's once."""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,10 @@ def test_every_instantiation_compiles_without_spills(source, architecture, compi
 
 
 @needs_compiler
-def test_products_of_a_warpgroup_run_side_by_side(compiled_sources):
+@pytest.mark.parametrize("source", HOPPER_SOURCES)
+def test_products_of_a_warpgroup_run_side_by_side(source, compiled_sources):
     """ptxas says where it cannot leave them under way and waits after each."""
-    log = compiled_sources["conv_wgmma", "sm_90a"].result().log
+    log = compiled_sources[source, "sm_90a"].result().log
     assert "Compiling entry function" in log
     assert "serialized" not in log and "C75" not in log
 
@@ -96,10 +98,15 @@ def test_the_constants_are_those_of_the_source():
     text = (SOURCES / "conv.cu").read_text()
     assert re.search(r"#define STEP (\d+)", text)[1] == str(STEP)
     assert re.search(r"#define STAGES (\d+)", text)[1] == str(STAGES)
-    text = (SOURCES / "conv_wgmma.cu").read_text()
-    names = ("HOPPER_STEP", "CONSUMERS", "PRODUCERS")
-    step, *threads = (int(re.search(rf"#define {name} (\d+)", text)[1]) for name in names)
-    assert step == HOPPER_STEP and sum(threads) == HOPPER_THREADS
+    files = ("hopper.cuh", "conv_wgmma.cu", "conv_tma.cu")
+    text = "".join((SOURCES / name).read_text() for name in files)
+    names = ("HOPPER_STEP", "CONSUMERS", "PRODUCERS", "COPIERS")
+    step, consumers, *copying = (
+        int(re.search(rf"#define {name} (\d+)", text)[1]) for name in names
+    )
+    assert step == HOPPER_STEP
+    assert [consumers + threads for threads in copying] == list(HOPPER_THREADS.values())
+    assert int(re.search(r"TensorMap windows\[(\d+)\]", text)[1]) == CLASSES
 
 
 @pytest.mark.parametrize("tile", CONVOLVE_TILES + WEIGHT_TILES)

@@ -14,7 +14,7 @@ from minires.data.loader import AugmentConfig, Loader
 from minires.data.normalization import Normalization
 from minires.errors import DeviceError
 from minires.functional.augmentation import augment_batch, normalization_table
-from minires.kernels.cuda import precision, runtime
+from minires.kernels.cuda import precision, runtime, tma
 from minires.models import build
 from minires.nn import CrossEntropyLoss
 from minires.optim import OPTIMIZERS, SGD, WeightAverage, clip_by_norm, clip_by_value, flat
@@ -87,6 +87,17 @@ def test_what_resnet18_launches_on_hopper(steps):
     first, second, _ = steps(build("resnet18"), "fp16", capability=90)
     counts = Counter(name.split("<")[0] for name in first[0])
     assert counts["convolve_wgmma"] == 20 + 19 and counts["weight_gradient_wgmma"] == 20
+    assert counts["convolve"] == counts["weight_gradient"] == counts["moments"] == 0
+    assert second[0] == first[0] and second[1] == 0
+
+
+def test_what_resnet18_launches_where_tma_is_asked_for(steps):
+    """All but the stem, whose three channels are no box of 64."""
+    with tma.chosen(True):
+        first, second, _ = steps(build("resnet18"), "fp16", capability=90)
+    counts = Counter(name.split("<")[0] for name in first[0])
+    assert counts["convolve_tma"] == 19 + 19 and counts["weight_gradient_tma"] == 19
+    assert counts["convolve_wgmma"] == counts["weight_gradient_wgmma"] == 1
     assert counts["convolve"] == counts["weight_gradient"] == counts["moments"] == 0
     assert second[0] == first[0] and second[1] == 0
 

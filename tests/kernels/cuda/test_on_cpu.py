@@ -28,8 +28,14 @@ def sanitizer() -> str | None:
     return path if Path(path).is_file() else None
 
 
-FILES = ("on_cpu_convolution.py", "on_cpu.py", "on_cpu_hopper.py", "on_cpu_graph.py",
-         "on_cpu_self_check.py")  # fmt: skip
+FILES = (
+    "on_cpu_convolution.py",
+    "on_cpu.py",
+    "on_cpu_hopper.py",
+    "on_cpu_tma.py",
+    "on_cpu_graph.py",
+    "on_cpu_self_check.py",
+)
 
 
 def run_checks(name: str, library: str) -> subprocess.CompletedProcess:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from kernels.cuda.tensor_map_driver import driver_function
 
 from minires.kernels.cuda import runtime
 from minires.kernels.cuda.compile import SOURCES
@@ -25,7 +26,8 @@ from minires.kernels.cuda.instantiations import (
 )
 
 TWIN = Path(__file__).parent / "twin"
-FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-DMINIRES_CPU_TWIN", "-w"]
+FLAGS = ["-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-DMINIRES_CPU_TWIN", "-w",
+         "-Wno-psabi"]  # fmt: skip
 SANITIZE = "MINIRES_TWIN_SANITIZE"
 """Set where the address sanitizer is loaded into the process: see test_on_cpu.py."""
 
@@ -78,6 +80,14 @@ def _is_on_device(argument) -> bool:
     return isinstance(argument, np.ndarray) and argument.dtype.names is None
 
 
+def _aligned(content: bytes):
+    """A copy of `content` at a multiple of 128, where a struct with tensor maps must lie."""
+    memory = ctypes.create_string_buffer(len(content) + 128)
+    copy = (ctypes.c_char * len(content)).from_buffer(memory, -ctypes.addressof(memory) % 128)
+    copy.raw = content
+    return copy
+
+
 def _dimensions(values: tuple[int, ...]):
     return (ctypes.c_uint * 3)(*values, *[1] * (3 - len(values)))
 
@@ -101,6 +111,9 @@ class TwinRuntime:
     def address(self, array):
         return array.ctypes.data
 
+    def driver_function(self, name):
+        return driver_function(name)
+
     def launch(self, source, name, grid, block, arguments, shared):
         self.launches.append((source, name))
         self.prepare(source, name, grid, block, arguments, shared)()
@@ -117,8 +130,7 @@ class TwinRuntime:
         lib.sizes(index, sizes)
         given = [8 if isinstance(v, ctypes.c_void_p) else len(v) for v in values]
         assert given == list(sizes[: len(given)]), f"{name}: argument sizes {given}"
-        held = [v if isinstance(v, ctypes.c_void_p) else ctypes.create_string_buffer(v, len(v))
-                for v in values]
+        held = [v if isinstance(v, ctypes.c_void_p) else _aligned(v) for v in values]
         pointers = (ctypes.c_void_p * len(held))(*[ctypes.addressof(v) for v in held])
         where = _dimensions(grid), _dimensions(block), ctypes.c_size_t(shared)
 
@@ -161,6 +173,9 @@ class RecordingRuntime:
 
     def address(self, array):
         return array.ctypes.data
+
+    def driver_function(self, name):
+        return driver_function(name)
 
     def launch(self, source, name, grid, block, arguments, shared):
         assert name in INSTANTIATIONS[source], f"{name} is not compiled"

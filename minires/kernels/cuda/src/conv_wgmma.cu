@@ -2,11 +2,12 @@
 // conv.cu, which stays its fallback and its oracle.
 //
 // Idea: as in conv.cu, the rows of the window matrix are gathered from x (N, H, W, C) with 16-byte
-// asynchronous copies that write zeros where a window reaches outside: what TMA's im2col mode does
-// for one tap and 64 channels at a time, these do for any number of channels that is a multiple of
-// 8, and so for the narrow layers of a CIFAR ResNet too. The products are wgmma: a warpgroup
-// multiplies 64 rows by up to 256 columns straight from shared memory, in rows of 128 bytes whose
-// chunks are permuted, and the sums stay in registers.
+// asynchronous copies that write zeros where a window reaches outside. In conv_tma.cu the tensor
+// memory accelerator does that, for one tap and 64 channels at a time; these copies do it for any
+// number of channels that is a multiple of 8, so this rung serves the narrow layers of a CIFAR
+// ResNet too, and it is the fallback and the oracle of that one. The products are wgmma: a
+// warpgroup multiplies 64 rows by up to 256 columns straight from shared memory, in rows of 128
+// bytes whose chunks are permuted, and the sums stay in registers.
 // Who owns what: a block has three warpgroups. The last one only copies, STAGES steps of 64 values
 // of the inner dimension ahead: a thread brings one chunk of every 16th row. When its copies have
 // landed, they arrive at the stage's barrier `full` by themselves. The first two own 64 rows of the
@@ -16,34 +17,9 @@
 // the output gradient and of the windows, which lie in memory the other way round (COLUMNS_FIRST).
 // Bytes: x and weight read about once from memory (R S times from the caches), Y written once.
 // Share of the tensor-core roof: not yet measured.
-#include "conv.cuh"
-#include "wgmma.cuh"
+#include "hopper.cuh"
 
-#define HOPPER_STEP 64        // the length of one step of the inner product
-#define HOPPER_STEP_CHUNKS 8  // in chunks of 8 values, 16 bytes
-#define CONSUMERS 256         // threads that multiply; as many rows of 64 as warpgroups
-#define PRODUCERS 128         // threads that copy
-
-// A barrier of the threads that multiply.
-struct Consumers {
-  static __device__ inline void wait() { barrier_of_threads<1, CONSUMERS>(); }
-};
-
-// The dynamic shared memory from its first multiple of 1024 on, where the permutation starts.
-__device__ inline unsigned char* aligned_shared(unsigned char* raw) {
-  return raw + (1024 - shared_address(raw) % 1024) % 1024;
-}
-
-// Thread 0 makes the barriers of the stages, and all wait for it.
-template <int STAGES> __device__ inline void start_pipeline(barrier_t* full, barrier_t* empty) {
-  if (threadIdx.x == 0) {
-    for (int stage = 0; stage < STAGES; stage++) {
-      barrier_start(full + stage, PRODUCERS);
-      barrier_start(empty + stage, CONSUMERS / 32);
-    }
-  }
-  __syncthreads();
-}
+#define PRODUCERS 128  // threads that copy
 
 // The part of a warpgroup that copies: `load(shared memory of the stage)` for each step.
 template <int STAGES, int STAGE, typename Load>
@@ -55,38 +31,6 @@ __device__ inline void produce(unsigned char* shared, barrier_t* full, barrier_t
     load(reinterpret_cast<uint4*>(shared + stage * STAGE));
     barrier_arrive_after_copies(full + stage);
   }
-}
-
-// The part of a warpgroup that multiplies: sum (64, N) += a b over all steps. `left` and `right` are
-// the bytes from the stage to its matrices, and `advance` those from one product to the next.
-template <typename T, int N, int COLUMNS_FIRST, int STAGES, int STAGE>
-__device__ inline void consume(float* sum, unsigned shared, barrier_t* full, barrier_t* empty,
-                               int steps, int left, int right, int advance, int panel) {
-  if (steps == 0) return;
-  int step = 0;
-#pragma unroll 1  // and a loop that runs once at least: else ptxas runs the products one by one
-  do {
-    int stage = step % STAGES;
-    unsigned base = shared + stage * STAGE;
-    barrier_wait(full + stage, step / STAGES);
-    copies_to_products();
-    products_begin();
-#pragma unroll
-    for (int part = 0; part < HOPPER_STEP / 16; part++) {
-      unsigned a = base + left + part * advance, b = base + right + part * advance;
-      if constexpr (COLUMNS_FIRST) {
-        multiply_async<T, N, 1>(sum, matrix_in_columns(a, panel), matrix_in_columns(b, panel));
-      } else {
-        multiply_async<T, N, 0>(sum, matrix_in_rows(a), matrix_in_rows(b));
-      }
-    }
-    products_commit();
-    hold<N / 2>(sum);
-    products_wait<1>();
-    if (step > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + (step - 1) % STAGES);
-  } while (++step < steps);
-  products_wait<0>();
-  hold<N / 2>(sum);
 }
 
 // As `convolve` in conv.cu: y (N, Y, X, K) from x (N, H, W, C) and weight (K, R, S, C), forward and
@@ -111,7 +55,7 @@ __global__ void __launch_bounds__(CONSUMERS + PRODUCERS, TN < 128 ? 2 : 1)
   if (row0 >= rows) return;  // the classes of an odd image differ in size
   int chunks = C / 8, total = down.taps * right.taps * chunks;
   int steps = (total + HOPPER_STEP_CHUNKS - 1) / HOPPER_STEP_CHUNKS;
-  start_pipeline<STAGES>(full, empty);
+  start_pipeline<STAGES>(full, empty, PRODUCERS);
 
   if (threadIdx.x >= CONSUMERS) {
     int thread = threadIdx.x - CONSUMERS;
@@ -183,7 +127,7 @@ __global__ void __launch_bounds__(CONSUMERS + PRODUCERS, 1)
   int rows = N * P * Q, first = blockIdx.z * slab, last = min(rows, first + slab);
   int steps = last > first ? (last - first + HOPPER_STEP - 1) / HOPPER_STEP : 0;
   int depth = R * S * C, k0 = blockIdx.x * TM, column0 = blockIdx.y * TN;
-  start_pipeline<STAGES>(full, empty);
+  start_pipeline<STAGES>(full, empty, PRODUCERS);
 
   if (threadIdx.x >= CONSUMERS) {
     int thread = threadIdx.x - CONSUMERS, base = first;
@@ -213,21 +157,10 @@ __global__ void __launch_bounds__(CONSUMERS + PRODUCERS, 1)
     return;
   }
 
-  float sum[WN / 8][4] = {};
+  float sum[WN / 2] = {};
   int warpgroup = threadIdx.x / 128, below = MW == 2 ? warpgroup : 0, beside = warpgroup - below;
-  consume<T, WN, 1, STAGES, STAGE>(&sum[0][0], shared_address(shared), full, empty, steps,
+  consume<T, WN, 1, STAGES, STAGE>(sum, shared_address(shared), full, empty, steps,
                                    below * PANEL, (MW + beside * WN / 64) * PANEL, 16 * ROW_BYTES,
                                    PANEL);
-  int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-#pragma unroll
-  for (int j = 0; j < WN / 8; j++) {
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int k = k0 + below * 64 + warp * 16 + lane / 4 + e / 2 * 8;
-      int column = column0 + beside * WN + j * 8 + lane % 4 * 2 + e % 2;
-      if (k < K && column < depth) {
-        partial[((index_t)blockIdx.z * K + k) * depth + column] = sum[j][e];
-      }
-    }
-  }
+  store_slab<WN>(sum, partial, k0 + below * 64, column0 + beside * WN, K, depth);
 }

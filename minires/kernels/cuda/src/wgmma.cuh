@@ -48,8 +48,9 @@ template <int name, int count> __device__ inline void barrier_of_threads() {
   asm volatile("bar.sync %0, %1;\n" ::"n"(name), "n"(count) : "memory");
 }
 
-// What copies have written becomes visible to products; after the wait for the copies.
-__device__ inline void copies_to_products() {
+// What this thread has written to shared memory, and its copies that it has waited for, becomes
+// visible to what works on its own there (PTX: the async proxy): to products and to bulk copies.
+__device__ inline void publish_shared() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 

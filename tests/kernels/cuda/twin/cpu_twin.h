@@ -20,6 +20,7 @@
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define DYNAMIC_SHARED(name) unsigned char* name = twin::dynamic_shared
 
 struct dim3 {
@@ -121,6 +122,7 @@ inline unsigned char* dynamic_shared;
 inline std::function<void()> body;
 inline std::function<void()> at_start, at_exit;  // of a thread: of wgmma_twin.h
 inline std::function<bool()> late_event;         // let one thing happen that takes its time
+inline std::function<void()> at_end;             // of a block: of tma_twin.h
 
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "twin: %s (block %u %u %u, thread %d)\n", what, block_index.x,
@@ -196,7 +198,10 @@ inline void run_block() {
       waiting += f.state == BLOCK;
       events += f.state == EVENT;
     }
-    if (waiting == 0 && events == 0) return;
+    if (waiting == 0 && events == 0) {
+      if (at_end) at_end();
+      return;
+    }
     if (waiting == threads) {
       for (Fiber& f : fibers) f.state = READY;
       continue;

@@ -6,6 +6,7 @@
 #pragma once
 #include <deque>
 #include <map>
+#include <set>
 
 #include "cpu_twin.h"
 
@@ -14,10 +15,15 @@ typedef unsigned long long barrier_t;
 namespace twin {
 
 struct Barrier {
-  uint16_t count, pending;
-  uint32_t phase;
+  uint64_t count : 10, pending : 10, phase : 22;
+  int64_t bytes : 22;  // of bulk copies: expected and not come, or negative the other way round
 };
 static_assert(sizeof(Barrier) == sizeof(barrier_t));
+inline std::set<Barrier*> started;
+
+inline void check_started(Barrier* barrier) {
+  if (!started.count(barrier)) fail("a barrier that nobody has made");
+}
 
 constexpr unsigned WINDOW = 896;  // where shared memory starts: not where a kernel would like it
 
@@ -27,14 +33,28 @@ struct Arrival {
 };
 inline std::deque<Arrival> arrivals;       // that wait for their copies
 inline std::map<const void*, int> landed;  // when each chunk came
+struct Phase {
+  Barrier* barrier;
+  uint64_t phase;
+};
+inline std::map<const void*, Phase> in_bulk;  // whose end tells of the chunks of bulk copies
 inline int now;
 
+// A phase ends when all have arrived and all bytes have come.
+inline void end_phase(Barrier* barrier) {
+  if (barrier->pending != 0 || barrier->bytes != 0) return;
+  barrier->pending = barrier->count;
+  barrier->phase++;
+}
 inline void arrive(Barrier* barrier) {
+  check_started(barrier);
   if (barrier->pending == 0 || barrier->pending > barrier->count) fail("an arrival too many");
-  if (--barrier->pending == 0) {
-    barrier->pending = barrier->count;
-    barrier->phase++;
-  }
+  barrier->pending--;
+  end_phase(barrier);
+}
+inline void complete(Barrier* barrier, int bytes) {
+  barrier->bytes -= bytes;
+  end_phase(barrier);
 }
 
 inline bool land_oldest() {
@@ -70,6 +90,7 @@ struct Sums {  // what a thread will find when its products are waited for
   std::vector<float> values;
   int fence;  // `now` at the last fence, -1 without one
   bool begun, committed;
+  std::map<const Barrier*, uint64_t> seen;  // how many phases of a barrier it knows to have ended
 };
 inline std::vector<Warp> warps;
 inline std::vector<Sums> sums;
@@ -77,9 +98,11 @@ inline std::vector<Sums> sums;
 inline void wgmma_start() {
   arrivals.clear();
   landed.clear();
+  in_bulk.clear();
+  started.clear();
   now = 0;
   warps.assign(fibers.size() / 32 + 1, {});
-  sums.assign(fibers.size(), {nullptr, {}, -1, false, true});
+  sums.assign(fibers.size(), {nullptr, {}, -1, false, true, {}});
 }
 inline void wgmma_exit() {
   if (sums[current].place) fail("a thread ended before its products");
@@ -102,14 +125,27 @@ inline const unsigned char* place(uint64_t descriptor, int panel_order, int oute
   return dynamic_shared + (at - WINDOW);
 }
 
+// A product may read what was copied and fenced, and what came in bulk in a phase that the thread
+// has waited for.
+inline void check_landed(const void* chunk, int fence) {
+  auto bulk = in_bulk.find(chunk);
+  if (bulk != in_bulk.end()) {
+    auto& seen = sums[current].seen;
+    auto known = seen.find(bulk->second.barrier);
+    if (known != seen.end() && known->second > bulk->second.phase) return;
+    fail("a product of a box whose barrier was not waited for");
+  }
+  auto time = landed.find(chunk);
+  if (time == landed.end()) fail("a product of what was never copied");
+  if (time->second > fence) fail("a product of copies that were not fenced");
+}
+
 inline std::vector<uint16_t> read_bits(const Matrix& m, int fence) {
   std::vector<uint16_t> bits(m.count * 16);
   for (int i = 0; i < m.count; i++) {
     for (int k = 0; k < 16; k++) {
       const unsigned char* from = place(m.descriptor, m.panel_order, m.first + i, k);
-      auto time = landed.find((const void*)((uintptr_t)from & ~(uintptr_t)15));
-      if (time == landed.end()) fail("a product of what was never copied");
-      if (time->second > fence) fail("a product of copies that were not fenced");
+      check_landed((const void*)((uintptr_t)from & ~(uintptr_t)15), fence);
       std::memcpy(&bits[i * 16 + k], from, 2);
     }
   }
@@ -136,7 +172,9 @@ inline unsigned shared_address(const void* p) {
 }
 
 inline void barrier_start(barrier_t* barrier, int count) {
-  *reinterpret_cast<twin::Barrier*>(barrier) = {(uint16_t)count, (uint16_t)count, 0};
+  auto* it = reinterpret_cast<twin::Barrier*>(barrier);
+  *it = {(uint64_t)count, (uint64_t)count, 0, 0};
+  twin::started.insert(it);
 }
 inline void barrier_arrive(barrier_t* barrier) {
   twin::arrive(reinterpret_cast<twin::Barrier*>(barrier));
@@ -150,6 +188,7 @@ inline void barrier_wait(barrier_t* barrier, int phase) {
   auto* it = reinterpret_cast<twin::Barrier*>(barrier);
   twin::wait_until([=] { return (it->phase & 1) != (unsigned)(phase & 1); });
   if (it->phase != (unsigned)phase + 1) twin::fail("a barrier in another phase than it seems");
+  twin::sums[twin::current].seen[it] = it->phase;
 }
 
 template <int name, int count> inline void barrier_of_threads() {
@@ -159,7 +198,7 @@ template <int name, int count> inline void barrier_of_threads() {
   twin::wait_until([=] { return rounds != round; });
 }
 
-inline void copies_to_products() { twin::sums[twin::current].fence = twin::now; }
+inline void publish_shared() { twin::sums[twin::current].fence = twin::now; }
 inline void products_begin() { twin::sums[twin::current].begun = true; }
 template <int COUNT> inline void hold(float*) {}
 
