@@ -16,6 +16,7 @@ import numpy as np
 from minires.backend import (
     Device,
     activation_dtype,
+    cuda_module,
     fixed_weights,
     options,
     synchronize,
@@ -36,6 +37,9 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
 LAYOUTS = ("nchw", "channels_last")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+RUNGS = ("wgmma", "tma")
+"""The convolutions on Hopper: with copies of many threads, and with bulk copies."""
 
 GPU_REPEATS = 20
 """Steps in one go on a GPU: waiting for each would time the way there and back as well."""
@@ -86,7 +90,7 @@ class Contender:
 
 
 class MiniresContender(Contender):
-    """This library; `loops` is "numpy" or "numba" on the CPU, None on a GPU.
+    """This library; `loops` is "numpy" or "numba" on the CPU, None on a GPU, or a rung there.
 
     On a GPU the steps run as a graph unless `graph` is False, in the precision that was chosen with
     the device, on the stream of `kernels.cuda.runtime`'s `own_stream`.
@@ -283,10 +287,12 @@ def _torch_sgd(torch: Any, model: Any) -> Any:
 def available_loops(device: Device, wanted: str = "auto") -> list[str | None]:
     """The variants of minires to run: those of "numpy" and "numba" that are here and `wanted`.
 
-    [None] on a GPU. Raises `UsageError` for "numba" where it cannot be used.
+    [None] on a GPU; `RUNGS` where MINIRES_TMA asks for the second of them and it can run. Raises
+    `UsageError` for "numba" where it cannot be used.
     """
     if device.kind != "cpu":
-        return [None]
+        rungs = cuda_module("conv2d").rungs(activation_dtype(device))
+        return [*RUNGS] if cuda_module("tma").Tma in rungs else [None]
     from minires.kernels.cpu import loops
 
     compiled = loops.why_not_compiled is None
@@ -298,7 +304,10 @@ def available_loops(device: Device, wanted: str = "auto") -> list[str | None]:
 
 
 def choose_loops(name: str) -> None:
-    """Run the CPU kernels with the loops "numpy" or "numba"."""
+    """Run the CPU kernels with the loops "numpy" or "numba", or a GPU's with one of `RUNGS`."""
+    if name in RUNGS:
+        cuda_module("tma").choose(name == "tma")
+        return
     from minires.kernels.cpu import loops
 
     if loops.compiled_in_use() != (name == "numba"):
@@ -309,7 +318,8 @@ def choose_loops(name: str) -> None:
 def loops_restored(device: Device) -> Iterator[None]:
     """Put the choice of loops back when the context ends."""
     if device.kind != "cpu":
-        yield
+        with cuda_module("tma").chosen(None):
+            yield
         return
     from minires.kernels.cpu import loops
 

@@ -17,6 +17,8 @@ from minires.analysis.bench_contenders import (
     TRAINING,
     MiniresContender,
     TorchContender,
+    available_loops,
+    choose_loops,
     loops_restored,
     random_batch,
 )
@@ -70,6 +72,30 @@ def test_a_gpu_meets_every_mode_of_torch_compile():
     assert bench_run.torch_variants(CPU, None) == gpu[:2]
     compiled = bench_run.torch_variants(CPU, True)[2:]
     assert compiled == [(layout, "default") for layout in LAYOUTS]
+
+
+def test_both_rungs_run_where_tma_is_asked_for(monkeypatch):
+    from kernels.cuda.twin_runtime import RecordingRuntime
+
+    from minires.kernels.cuda import conv2d, precision, runtime, tma
+
+    gpu = Device("gpu")
+    monkeypatch.delenv(tma.SWITCH, raising=False)
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS["fp16"])
+    with runtime.use(RecordingRuntime(capability=90)):
+        assert available_loops(gpu) == [None]
+        monkeypatch.setenv(tma.SWITCH, "1")
+        with loops_restored(gpu):
+            assert available_loops(gpu) == ["wgmma", "tma"]
+            for name in available_loops(gpu):
+                choose_loops(name)
+                assert tma.is_on() == (name == "tma")
+        assert tma.is_on()
+        with monkeypatch.context() as found_wrong:
+            found_wrong.setattr(conv2d, "switched_off", {tma.Tma})
+            assert available_loops(gpu) == [None]
+        monkeypatch.setattr(precision, "current", precision.PRECISIONS["fp32"])
+        assert available_loops(gpu) == [None]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -53,7 +53,14 @@ def test_the_commands_of_a_trial_have_options_that_exist(tmp_path):
             command = importlib.import_module(COMMANDS[name][0]).command
             command.make_context(name, options)
             checked.append(name)
-    assert sorted(checked) == ["bench", "bench", "train"]
+    assert sorted(checked) == ["bench", "bench", "bench", "train"]
+
+
+def test_the_rung_that_nobody_has_run_comes_last_and_is_asked_for(tmp_path):
+    *before, last = parts(tmp_path)
+    assert last.name == "bench-resnet18-tma"
+    assert "os.environ['MINIRES_TMA'] = '1'" in last.arguments[1]
+    assert not [part for part in before if "MINIRES_TMA" in " ".join(part.arguments)]
 
 
 def test_without_a_gpu_it_says_why_in_one_line(tmp_path, monkeypatch, capsys):
