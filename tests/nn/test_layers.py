@@ -133,3 +133,26 @@ def test_sequential_is_a_sequence():
     chain = nn.Sequential(relu, pool)
     assert len(chain) == 2 and list(chain) == [relu, pool] and chain[1] is pool
     assert [name for name, _ in chain.named_children()] == ["0", "1"]
+
+
+def test_biases_start_at_zero_and_batch_norm_as_the_identity_with_torch_s_eps_and_momentum():
+    init = nn.Initializer(0)
+    for layer in (nn.Conv2d(2, 3, bias=True, init=init), nn.Linear(2, 3, init=init)):
+        np.testing.assert_array_equal(layer.bias.data, np.zeros(3))
+    norm = nn.BatchNorm2d(3, init=init)
+    np.testing.assert_array_equal(norm.weight.data, np.ones(3))
+    np.testing.assert_array_equal(norm.bias.data, np.zeros(3))
+    assert (norm.eps, norm.momentum) == (1e-5, 0.1)
+
+
+def test_batch_norm_is_frozen_only_with_both_of_its_parameters():
+    norm = nn.BatchNorm2d(3, init=nn.Initializer(0)).train()
+    for weight, bias in ((False, False), (True, False), (False, True), (True, True)):
+        norm.weight.frozen, norm.bias.frozen = weight, bias
+        assert norm.uses_batch_statistics == (not (weight and bias))
+
+
+def test_a_small_share_may_be_dropped_and_images_enlarged_by_one():
+    x = np.ones((50, 2, 4, 4))
+    assert 0.02 < (nn.Dropout(0.05)(x) == 0).mean() < 0.08
+    np.testing.assert_array_equal(nn.Upsample(1)(x), x)
