@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels.cuda.checking import TYPES
 from kernels.cuda.twin_runtime import TwinRuntime
 
 from minires.backend import options
@@ -70,6 +71,8 @@ def test_right_kernels_all_stay_and_are_checked_once(monkeypatch):
     wanted = {"convolve_wgmma", "convolve", "im2col", "weight_gradient_wgmma", "weight_gradient"}
     assert launched >= wanted
     assert check(monkeypatch) == ([], left, set())
+    if "bfloat16" in TYPES:
+        assert check(monkeypatch, "bf16")[:2] == ([], left)
     for name, capability in (("fp16", 75), ("fp32", 90), ("tf32", 90)):
         self_check._checked.clear()
         said, left, _ = check(monkeypatch, name, capability=capability)
