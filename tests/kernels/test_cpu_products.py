@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,57 @@ def test_transforms_of_some_values_at_a_time(small, channels, monkeypatch):
 def test_groups_are_nearly_equal_and_leave_nobody_out():
     assert groups(slice(3, 10), 3) == [slice(3, 5), slice(5, 7), slice(7, 10)]
     assert groups(slice(3, 10), 7) == groups(slice(3, 10), 9) == [slice(3, 10)]
+
+
+def planes(rng, positions, rows, channels):
+    """Planes with values behind the last row that no product may read or write, and as matrices."""
+    memory = rng.standard_normal((positions, rows * channels + 9)).astype(np.float32)
+    return memory, memory[:, : rows * channels].reshape(positions, rows, channels)
+
+
+@pytest.fixture(scope="module", params=["+avx512f", "+avx", "none"])
+def own(request):
+    """Our own products, compiled anew with the blocks of one kind of processor."""
+    numba = pytest.importorskip("numba")
+    from minires.kernels.cpu import compiled_product as module
+
+    shapes = module._shapes([request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_shapes", lambda features: shapes)
+        names = ("multiply", "multiply_back", "add_products")
+        functions = {name: numba.njit(getattr(module, name).py_func) for name in names}
+        yield SimpleNamespace(**functions)
+
+
+TARGETS = np.array([2, 0, 1, 1, 2])  # five products, three positions of the output
+
+
+@pytest.mark.parametrize("rows", [1, 5, 23])
+@pytest.mark.parametrize("channels", [(3, 16), (16, 7), (5, 121)], ids=str)
+def test_our_own_products_agree_with_einsum(own, rows, channels):
+    rng, (c, k) = np.random.default_rng(0), channels
+    v_memory, v = planes(rng, 5, rows, c)
+    m_memory, m = planes(rng, 3, rows, k)
+    behind = v_memory[:, rows * c :].copy(), m_memory[:, rows * k :].copy()
+    filters = rng.standard_normal((5, c, k)).astype(np.float32)
+    turned = np.ascontiguousarray(filters.transpose(0, 2, 1))
+
+    own.multiply(v_memory, filters, m_memory, TARGETS, rows)
+    expected = np.zeros((3, rows, k))
+    for p, target in enumerate(TARGETS):
+        expected[target] += v[p].astype(np.float64) @ filters[p]
+    np.testing.assert_allclose(m, expected, rtol=1e-4, atol=1e-4)
+
+    total = rng.standard_normal((5, c, k)).astype(np.float32)
+    added = total + np.einsum("prc,prk->pck", v.astype(np.float64), m[TARGETS])
+    own.add_products(v_memory, m_memory, TARGETS, rows, total, False)
+    np.testing.assert_allclose(total, added, rtol=1e-4, atol=1e-4)
+    own.add_products(v_memory, m_memory, TARGETS, rows, total, True)
+    fresh = np.einsum("prc,prk->pck", v.astype(np.float64), m[TARGETS])
+    np.testing.assert_allclose(total, fresh, rtol=1e-4, atol=1e-4)
+
+    own.multiply_back(m_memory, turned, v_memory, TARGETS, rows)
+    back = np.einsum("prk,pck->prc", m[TARGETS].astype(np.float64), filters)
+    np.testing.assert_allclose(v, back, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(v_memory[:, rows * c :], behind[0])
+    np.testing.assert_array_equal(m_memory[:, rows * k :], behind[1])

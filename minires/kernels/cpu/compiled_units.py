@@ -7,8 +7,8 @@ than a small step. 16 channels at 32x32, 128 images, two threads on two Zen 4 co
 against 3.8, backward 5.5 against 6.7, evaluation 2.8 against 3.7.
 
 Stride 1 is `winograd`, stride 2 `strided`; `targets` says to which position of the output each
-product belongs. `v` and `m` are the planes of input and output, the thread's own scratch; `sgemm`
-is the address of `compiled_blas`. A thread has the images `first` to `last`, `block` at a time.
+product belongs. `v` and `m` are the planes of input and output, the thread's own scratch. A thread
+has the images `first` to `last`, `block` at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from minires.kernels.cpu.compiled import (
     output_adjoint,
     output_transform,
 )
-from minires.kernels.cpu.compiled_blas import add_products, multiply, multiply_back
 from minires.kernels.cpu.compiled_elementwise import add_moments, input_gradient, normalize
+from minires.kernels.cpu.compiled_product import add_products, multiply, multiply_back
 from minires.kernels.cpu.regions import Region
 
 
@@ -72,7 +72,7 @@ def _input_adjoint(stride, v, grad_x, row, lo, hi):
 
 
 @compiled
-def convolve(sgemm, x, stride, targets, filters, first, last, block, at_once, v, m, y, moments):
+def convolve(x, stride, targets, filters, first, last, block, v, m, y, moments):
     """y (H, W, N K) = conv(x), and its `moments` (3, K)."""
     c, k, width = filters.shape[1], filters.shape[2], y.shape[1]
     for start in range(first, last, block):
@@ -80,15 +80,15 @@ def convolve(sgemm, x, stride, targets, filters, first, last, block, at_once, v,
         lo, length = start * k, images * k
         for row in range(0, y.shape[0], 4):
             _input_transform(stride, x, row, start * c, (start + images) * c, v)
-            multiply(sgemm, v, filters, m, targets, width // 4 * images, at_once)
+            multiply(v, filters, m, targets, width // 4 * images)
             _output_transform(stride, m, y, row, lo, lo + length)
             add_moments(Region(y, row, 0, lo), 4, width, length, moments)
 
 
 @compiled
 def evaluate(
-    sgemm, x, stride, targets, filters, bias, first, last, block, at_once, v, m, y, out, shortcut,
-    has_shortcut, relu,
+    x, stride, targets, filters, bias, first, last, block, v, m, y, out, shortcut, has_shortcut,
+    relu,
 ):  # fmt: skip
     """out = relu(conv(x) + bias + shortcut); y (4, W, block K) is scratch for one row of tiles."""
     c, k, width = filters.shape[1], filters.shape[2], y.shape[1]
@@ -98,7 +98,7 @@ def evaluate(
         lo, length = start * k, images * k
         for row in range(0, (x.shape[0] - 2) // stride, 4):
             _input_transform(stride, x, row, start * c, (start + images) * c, v)
-            multiply(sgemm, v, filters, m, targets, width // 4 * images, at_once)
+            multiply(v, filters, m, targets, width // 4 * images)
             _output_transform(stride, m, y, 0, 0, length)
             normalize(
                 Region(y, 0, 0, 0), _moved(out, row, lo), _moved(shortcut, row, lo), has_shortcut,
@@ -107,14 +107,41 @@ def evaluate(
 
 
 @compiled
+def evaluate_two(
+    x, stride, targets, filters, bias, v, m, relu,
+    between, next_targets, next_filters, next_bias, next_v, next_m, next_relu,
+    first, last, block, y, out, shortcut, has_shortcut,
+):  # fmt: skip
+    """out = relu(conv(relu(conv(x) + bias)) + bias + shortcut); `between` (H + 2, W + 2, block K)
+    is scratch for the first one's output."""
+    between[0] = 0
+    between[-1] = 0
+    between[:, 0] = 0
+    between[:, -1] = 0
+    c, k = next_filters.shape[1], next_filters.shape[2]
+    for start in range(first, last, block):
+        stop = min(start + block, last)
+        inside = Region(between, 1, 1, -start * c)
+        evaluate(
+            x, stride, targets, filters, bias, start, stop, block, v, m, y, inside, inside, False,
+            relu,
+        )  # fmt: skip
+        evaluate(
+            between, 1, next_targets, next_filters, next_bias, 0, stop - start, block, next_v,
+            next_m, y, _moved(out, 0, start * k), _moved(shortcut, 0, start * k), has_shortcut,
+            next_relu,
+        )  # fmt: skip
+
+
+@compiled
 def differentiate(
-    sgemm, x, stride, targets, first, last, block, at_once, v, m, chunk, grad, y,
-    coefficients, scale, shift, grad_filters, grad_x, filters, turned,
+    x, stride, targets, first, last, block, v, m, chunk, grad, y, coefficients, scale, shift,
+    grad_filters, grad_x, turned,
 ):  # fmt: skip
     """The gradients of the filters, summed over the thread's images, and of the padded input.
 
     grad_y = a g + b y + c, as `input_gradient`, into `chunk`. grad_x is empty if nobody needs it.
-    `filters` are (P, C, K), or (P, K, C) if `turned`, where BLAS is faster with that.
+    `turned` are the filters (P, K, C).
     """
     c, k, width = grad_filters.shape[1], grad_filters.shape[2], chunk.shape[1]
     for start in range(first, last, block):
@@ -128,7 +155,7 @@ def differentiate(
             )  # fmt: skip
             _output_adjoint(stride, chunk, length, m)
             _input_transform(stride, x, row, lo, hi, v)
-            add_products(sgemm, v, m, targets, rows, grad_filters, start == first and row == 0)
+            add_products(v, m, targets, rows, grad_filters, start == first and row == 0)
             if grad_x.size:
-                multiply_back(sgemm, m, filters, turned, v, targets, rows, at_once)
+                multiply_back(m, turned, v, targets, rows)
                 _input_adjoint(stride, v, grad_x, row, lo, hi)

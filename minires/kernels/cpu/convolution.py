@@ -67,12 +67,23 @@ class Winograd:
     def __init__(
         self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
     ) -> None:
-        n, self.c, self.h, self.w = x.shape
-        self.k, self.n = weight.shape[0], n
-        self.bias = bias
+        self._describe(x.shape, weight, bias)
+        self.x = padded_input(x, 1)
+
+    @classmethod
+    def without_input(
+        cls, shape: tuple[int, ...], weight: Array, bias: Array | None = None
+    ) -> Winograd:
+        """One whose input is known by its `shape` (N, C, H, W) only, for `whole.evaluate_two`."""
+        conv = cls.__new__(cls)
+        conv._describe(shape, weight, bias)
+        return conv
+
+    def _describe(self, shape: tuple[int, ...], weight: Array, bias: Array | None) -> None:
+        self.n, self.c, self.h, self.w = shape
+        self.k, self.bias = weight.shape[0], bias
         self.output_size = (self.h // self.stride, self.w // self.stride)
         self._divide()
-        self.x = padded_input(x, 1)
         self.taps = weight_matrix(weight)
 
     def _divide(self) -> None:
@@ -187,7 +198,7 @@ class Winograd:
         self.totals = [pool.take(shape) for _ in range(threads)]
         if self.grad_x is None:
             return
-        if self.c <= _TURNED_CHANNELS:
+        if self.c <= _TURNED_CHANNELS or loops.compiled_in_use():
             self.turned = self._transformed(np.ascontiguousarray(self.taps.transpose(0, 2, 1)))
         else:
             self.turned = self._transformed(self.taps).transpose(0, 2, 1)

@@ -48,19 +48,12 @@ def use_compiled(wanted: bool) -> None:
 
 
 def units():
-    """`compiled_units`, or None where NumPy does the loops or its BLAS cannot be called."""
-    if _transforms is None or not sgemm_address():
+    """`compiled_units`, or None where NumPy does the loops."""
+    if _transforms is None:
         return None
     from minires.kernels.cpu import compiled_units
 
     return compiled_units
-
-
-def sgemm_address() -> int:
-    """`compiled_blas.sgemm_address`."""
-    from minires.kernels.cpu import compiled_blas
-
-    return compiled_blas.sgemm_address()
 
 
 def tile_rows(available: int, plane_bytes: int) -> int:

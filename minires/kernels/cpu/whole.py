@@ -1,8 +1,7 @@
 """Winograd over a thread's whole share of the images in one call, where the loops are compiled.
 
 Each function does what `fused` does chunk by chunk with the same convolution, or returns False and
-has done nothing: NumPy does the loops, or its BLAS was not found, or the convolution is not
-Winograd's.
+has done nothing: NumPy does the loops, or the convolution is not Winograd's.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import numpy as np
 from minires.backend import options
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.convolution import PLANE_PADDING, Winograd
-from minires.kernels.cpu.products import fast_rows
 from minires.kernels.cpu.regions import Region
 from minires.kernels.cpu.strided import StridedWinograd
 from minires.kernels.cpu.winograd import TILE
 
-_PLANE_BYTES = 600_000  # of the planes of some images: half the second-level cache
+_ROWS = 64  # tiles that one product takes
+_NARROW = 2048  # values that it takes at least, in a position
 _NOTHING = np.empty((0, 0, 0), np.float32)
 
 
@@ -26,10 +25,10 @@ def convolve(conv, images: slice, y: np.ndarray, moments: np.ndarray, ws) -> boo
     units = _units(conv)
     if units is None:
         return False
-    block, at_once = _sizes(conv, conv.c, conv.k)
+    block = _images_at_once(conv)
     v, m = _planes(conv, block, ws)
-    where = images.start, images.stop, block, at_once
-    units.convolve(loops.sgemm_address(), *_geometry(conv), conv.filters, *where, v, m, y, moments)
+    where = images.start, images.stop, block
+    units.convolve(*_geometry(conv), conv.filters, *where, v, m, y, moments)
     return True
 
 
@@ -38,16 +37,37 @@ def evaluate(conv, images: slice, out: Region, shortcut: Region | None, relu: bo
     units = _units(conv)
     if units is None:
         return False
-    block, at_once = _sizes(conv, conv.c, conv.k)
+    block = _images_at_once(conv)
     v, m = _planes(conv, block, ws)
     y = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
-    where = images.start, images.stop, block, at_once
+    where = images.start, images.stop, block
     extra = out if shortcut is None else shortcut
     units.evaluate(
-        loops.sgemm_address(), *_geometry(conv), conv.filters, conv.bias, *where, v, m, y,
-        out, extra, shortcut is not None, relu,
+        *_geometry(conv), conv.filters, conv.bias, *where, v, m, y, out, extra,
+        shortcut is not None, relu,
     )  # fmt: skip
     return True
+
+
+def evaluate_two(
+    one, two, images: slice, out: Region, shortcut: Region | None, relus: tuple[bool, bool], ws
+) -> None:
+    """`evaluate` of two convolutions in a row, of which `two` is not strided, for `images`.
+
+    The output of the first stays in scratch memory, for a few images at a time.
+    """
+    units = loops.units()
+    block = min(_images_at_once(one, 2), _images_at_once(two, 2))
+    (v1, m1), (v2, m2) = _planes(one, block, ws), _planes(two, block, ws)
+    h, w = two.output_size
+    between = ws.get("between", (h + 2, w + 2, block * two.c))
+    y = ws.get("chunk", (TILE, w, block * max(one.k, two.k)))
+    extra = out if shortcut is None else shortcut
+    units.evaluate_two(
+        *_geometry(one), one.filters, one.bias, v1, m1, relus[0],
+        between, two.targets, two.filters, two.bias, v2, m2, relus[1],
+        images.start, images.stop, block, y, out, extra, shortcut is not None,
+    )  # fmt: skip
 
 
 def differentiate(
@@ -57,16 +77,15 @@ def differentiate(
     units = _units(conv)
     if units is None:
         return False
-    block, at_once = _sizes(conv, conv.k, conv.c, conv.totals[thread].nbytes)
+    block = _images_at_once(conv)
     v, m = _planes(conv, block, ws)
     chunk = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
-    grad_x, filters, turned = _NOTHING, _NOTHING, True
+    grad_x, turned = _NOTHING, _NOTHING
     if conv.grad_x is not None:
-        grad_x, filters, turned = conv.grad_x, conv.turned, conv.turned.flags.c_contiguous
+        grad_x, turned = conv.grad_x, conv.turned
     units.differentiate(
-        loops.sgemm_address(), *_geometry(conv), images.start, images.stop, block, at_once,
-        v, m, chunk, grad, y, coefficients, scale, shift, conv.totals[thread],
-        grad_x, filters if turned else filters.transpose(0, 2, 1), turned,
+        *_geometry(conv), images.start, images.stop, block, v, m, chunk, grad, y,
+        coefficients, scale, shift, conv.totals[thread], grad_x, turned,
     )  # fmt: skip
     return True
 
@@ -80,21 +99,19 @@ def _geometry(conv):
     return conv.x, conv.stride, conv.targets
 
 
-def _sizes(conv, inner: int, columns: int, at_least: int = 0) -> tuple[int, int]:
-    """How many images to work on together, and how many rows of their planes to multiply at once.
+def _images_at_once(conv, cached: int = 1) -> int:
+    """How many images to work on together.
 
-    So few that the planes fit the cache and, forward, one product is in the size that BLAS is
-    fastest at. Backward they are as large as the gradient of the filters (`at_least` bytes), which
-    is read and written with each chunk.
+    So few that their planes stay in the cache, and so many that a position's filters, once they are
+    loaded, meet enough rows. Where the filters stay in the cache as well (up to 64 channels) and
+    the planes of `cached` convolutions have to, they are fewer.
     """
-    fast = fast_rows(inner, columns)
     share = -(-conv.n // max(1, options.threads))
-    if fast is None:
-        return share, 1 << 30
-    rows = max(_PLANE_BYTES, at_least) // (4 * len(conv.targets) * max(inner, columns))
-    if not at_least:
-        rows = min(rows, fast)
-    return max(1, min(share, rows // (conv.output_size[1] // TILE))), fast
+    wide = max(conv.c, conv.k)
+    rows = max(_ROWS, _NARROW // wide)
+    if wide <= _ROWS:
+        rows //= cached
+    return max(1, min(share, rows // (conv.output_size[1] // TILE)))
 
 
 def _planes(conv, block: int, ws) -> tuple[np.ndarray, np.ndarray]:
