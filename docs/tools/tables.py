@@ -50,19 +50,27 @@ def training_table(results: Path = RESULTS) -> str:
 def benchmark_table(results: Path = RESULTS) -> str:
     """One row for each contender of each recorded CPU benchmark."""
     lines = [
-        "| model | what | contender | images/s | to PyTorch's best eager layout | peak memory |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| machine | model | what | contender | images/s | to PyTorch's best eager layout "
+        "| peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for path in sorted(results.glob("bench-*.json")):
-        for r in json.loads(path.read_text())["results"]:
+        record = json.loads(path.read_text())
+        for r in record["results"]:
             ratio = r["ratio_to_torch"]
             memory = r["peak_memory_bytes"]
             lines.append(
-                f"| {r['model']} | {r['mode']} | {r['name']} | {r['images_per_second']:,.0f} "
+                f"| {_plain(record['machine']['cpu'])} | {r['model']} | {r['mode']} | {r['name']} "
+                f"| {r['images_per_second']:,.0f} "
                 f"| {'-' if ratio is None else f'{ratio:.2f}'} "
                 f"| {'-' if memory is None else f'{memory / 1e6:,.0f} MB'} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _plain(cpu: str) -> str:
+    """A processor's name without its trademarks."""
+    return re.sub(r"\((R|TM)\)", "", cpu).removesuffix(" Processor")
 
 
 def ladder_table(results: Path = RESULTS) -> str:
