@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import click
 
 from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
-from minires.cli.tables import print_table
 from minires.training.config import MODEL_OPTIONS, chosen_values
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def command(
 
 def _show(title: str, summary: Summary) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_footer=True)
@@ -74,7 +75,7 @@ def _show(title: str, summary: Summary) -> None:
             f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
         )
     print(title)
-    print_table(table, 120)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _spell(option: tuple[str, Any]) -> str:

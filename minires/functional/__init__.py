@@ -5,7 +5,12 @@ from minires.functional.batch_norm import batch_norm_backward, batch_norm_forwar
 from minires.functional.conv import conv2d_backward, conv2d_forward
 from minires.functional.distortion import color_jitter, cutout
 from minires.functional.dropout import dropout_backward, dropout_forward
-from minires.functional.fused import conv_bn_relu_backward, conv_bn_relu_forward
+from minires.functional.fused import (
+    EvaluationUnit,
+    conv_bn_relu_backward,
+    conv_bn_relu_forward,
+    residual_units_forward,
+)
 from minires.functional.linear import linear_backward, linear_forward
 from minires.functional.loss import (
     cross_entropy_backward,
@@ -31,6 +36,7 @@ from minires.functional.resizing import (
 from minires.functional.shortcut import add, shortcut_a_backward, shortcut_a_forward
 
 __all__ = [
+    "EvaluationUnit",
     "adam_step",
     "add",
     "augment_batch",
@@ -59,6 +65,7 @@ __all__ = [
     "mixup",
     "relu_backward",
     "relu_forward",
+    "residual_units_forward",
     "rmsprop_step",
     "sgd_step",
     "shortcut_a_backward",

@@ -68,6 +68,48 @@ def conv_bn_relu_forward(
     return y, ConvBNReLUCache(conv, batch_norm, relu_cache, shortcut is not None)
 
 
+class EvaluationUnit(NamedTuple):
+    """What one unit of `residual_units_forward` is made of: `conv_bn_relu_forward`'s arguments."""
+
+    weight: Array
+    gamma: Array
+    beta: Array
+    running_mean: Array
+    running_var: Array
+    stride: int = 1
+    padding: int = 0
+    relu: bool = True
+    eps: float = 1e-5
+
+
+@operation
+def residual_units_forward(
+    x: Array, units: list[EvaluationUnit], shortcut: Array | None = None
+) -> Array:
+    """The body of a residual block in evaluation: its units in turn, the shortcut at the last.
+
+    x (N, C, H, W); shortcut like the output, (N, K, P, Q), or None. Keeps no cache, so a kernel is
+    free to let a few images through all units before the next few.
+    """
+    for unit in units:
+        weight, gamma, beta, mean, var, stride, padding, relu, eps = unit
+        x, _ = conv_bn_relu_forward(
+            x,
+            weight,
+            gamma,
+            beta,
+            mean,
+            var,
+            shortcut if unit is units[-1] else None,
+            stride=stride,
+            padding=padding,
+            relu=relu,
+            training=False,
+            eps=eps,
+        )
+    return x
+
+
 @operation
 def conv_bn_relu_backward(
     grad_output: Array, cache: ConvBNReLUCache, need_grad_x: bool = True

@@ -58,6 +58,31 @@ class ConvBNReLU(Module):
         self.conv._store(cache)
         return y
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether a forward pass now is one of evaluation, and nobody watches the layers."""
+        return (
+            self.fused
+            and self.conv._observer is None
+            and not self.conv.training
+            and not self.batch_norm.uses_batch_statistics
+        )
+
+    def for_evaluation(self) -> F.EvaluationUnit:
+        """What `functional.residual_units_forward` needs of this unit."""
+        conv, bn = self.conv, self.batch_norm
+        buffers = bn.running_mean.data, bn.running_var.data
+        return F.EvaluationUnit(
+            conv.weight.data,
+            bn.weight.data,
+            bn.bias.data,
+            *buffers,
+            conv.stride,
+            conv.padding,
+            self.relu is not None,
+            bn.eps,
+        )
+
     def backward(self, grad_output: Array) -> tuple[Array | None, Array | None]:
         """The gradients of x and of the shortcut (None without one)."""
         if isinstance(self.conv._cache, Conv2dCache):
@@ -164,6 +189,9 @@ class ResidualBlock(Module):
         shortcut = None
         if not self.plain:
             shortcut = x if self.downsample is None else self.downsample(x)
+        if all(unit.evaluates for unit in self._units):
+            self._units[0].conv.check(x)
+            return F.residual_units_forward(x, [u.for_evaluation() for u in self._units], shortcut)
         h = x
         for unit in self._units[:-1]:
             h = unit(h)

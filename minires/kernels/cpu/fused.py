@@ -14,7 +14,7 @@ from minires import functional
 from minires.backend import Array, kernel
 from minires.functional.batch_norm import BatchNormCache
 from minires.functional.conv import Conv2dCache, conv2d_forward
-from minires.functional.fused import ConvBNReLUCache
+from minires.functional.fused import ConvBNReLUCache, EvaluationUnit
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
@@ -118,6 +118,13 @@ def _affine(gamma, beta, mean, variance, eps) -> tuple[np.ndarray, np.ndarray, n
     scale = gamma * inv_std
     shift = beta - mean * scale
     return inv_std, scale.astype(np.float32), shift.astype(np.float32)
+
+
+def folded(unit: EvaluationUnit) -> tuple[np.ndarray, np.ndarray]:
+    """The unit's weights with batch norm's scale inside, and its shift as their bias."""
+    mean, variance = unit.running_mean.astype(np.float64), unit.running_var.astype(np.float64)
+    _, scale, shift = _affine(unit.gamma, unit.beta, mean, variance, unit.eps)
+    return unit.weight * scale[:, None, None, None], shift
 
 
 def _update_running(running_mean, running_var, mean, variance, count, momentum) -> None:
