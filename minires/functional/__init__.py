@@ -9,7 +9,7 @@ from minires.functional.fused import (
     EvaluationUnit,
     conv_bn_relu_backward,
     conv_bn_relu_forward,
-    residual_units_forward,
+    evaluate_units,
 )
 from minires.functional.linear import linear_backward, linear_forward
 from minires.functional.loss import (
@@ -54,6 +54,7 @@ __all__ = [
     "cutout",
     "dropout_backward",
     "dropout_forward",
+    "evaluate_units",
     "flatten_backward",
     "flatten_forward",
     "global_avg_pool_backward",
@@ -65,7 +66,6 @@ __all__ = [
     "mixup",
     "relu_backward",
     "relu_forward",
-    "residual_units_forward",
     "rmsprop_step",
     "sgd_step",
     "shortcut_a_backward",

@@ -69,7 +69,7 @@ def conv_bn_relu_forward(
 
 
 class EvaluationUnit(NamedTuple):
-    """What one unit of `residual_units_forward` is made of: `conv_bn_relu_forward`'s arguments."""
+    """What one unit of `evaluate_units` is made of: `conv_bn_relu_forward`'s arguments."""
 
     weight: Array
     gamma: Array
@@ -83,9 +83,7 @@ class EvaluationUnit(NamedTuple):
 
 
 @operation
-def residual_units_forward(
-    x: Array, units: list[EvaluationUnit], shortcut: Array | None = None
-) -> Array:
+def evaluate_units(x: Array, units: list[EvaluationUnit], shortcut: Array | None = None) -> Array:
     """The body of a residual block in evaluation: its units in turn, the shortcut at the last.
 
     x (N, C, H, W); shortcut like the output, (N, K, P, Q), or None. Keeps no cache, so a kernel is

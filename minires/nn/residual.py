@@ -69,7 +69,7 @@ class ConvBNReLU(Module):
         )
 
     def for_evaluation(self) -> F.EvaluationUnit:
-        """What `functional.residual_units_forward` needs of this unit."""
+        """What `functional.evaluate_units` needs of this unit."""
         conv, bn = self.conv, self.batch_norm
         buffers = bn.running_mean.data, bn.running_var.data
         return F.EvaluationUnit(
@@ -191,7 +191,7 @@ class ResidualBlock(Module):
             shortcut = x if self.downsample is None else self.downsample(x)
         if all(unit.evaluates for unit in self._units):
             self._units[0].conv.check(x)
-            return F.residual_units_forward(x, [u.for_evaluation() for u in self._units], shortcut)
+            return F.evaluate_units(x, [u.for_evaluation() for u in self._units], shortcut)
         h = x
         for unit in self._units[:-1]:
             h = unit(h)

@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires.functional import conv_bn_relu_backward, conv_bn_relu_forward
+from minires.functional import (
+    EvaluationUnit,
+    conv_bn_relu_backward,
+    conv_bn_relu_forward,
+    evaluate_units,
+)
 
 
 def parts_by_hand(x, weight, gamma, beta, mean, variance, shortcut, relu):
@@ -68,3 +73,24 @@ def test_without_options_a_unit_trains_with_batch_norm_s_momentum_of_a_tenth():
     y = np.einsum("nchw,kc->nkhw", x, weight[:, :, 0, 0])
     np.testing.assert_allclose(running_mean, 0.1 * y.mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(running_var, 0.1 * y.var(axis=(0, 2, 3), ddof=1))
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_units_in_evaluation_follow_each_other_and_the_last_adds_the_shortcut(joined):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2, 3, 4, 5))
+    shortcut = rng.normal(size=(2, 2, 4, 5)) if joined else None
+    units = [
+        EvaluationUnit(
+            rng.normal(size=(2, c, 1, 1)),
+            *rng.normal(size=(3, 2)),
+            rng.uniform(0.5, 2, size=2),
+            relu=relu,
+        )
+        for c, relu in ((3, True), (2, False), (2, True))
+    ]
+    expected = x
+    for unit in units:
+        last = shortcut if unit is units[-1] else None
+        expected = parts_by_hand(expected, *unit[:5], last, unit.relu)
+    np.testing.assert_allclose(evaluate_units(x, units, shortcut), expected, atol=1e-12)

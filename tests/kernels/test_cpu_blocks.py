@@ -66,7 +66,7 @@ class Block:
             for unit in self.units
         ]
         shortcut = self.shortcut.astype(dtype) if joined else None
-        return F.residual_units_forward(self.x.astype(dtype), units, shortcut)
+        return F.evaluate_units(self.x.astype(dtype), units, shortcut)
 
 
 def assert_close(y, expected) -> None:

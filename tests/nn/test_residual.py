@@ -124,3 +124,22 @@ def test_the_bottleneck_carries_its_stride_in_the_3x3():
     block = nn.Bottleneck(4, 2, 2, init=Initializer(0))
     assert [c.stride for c in (block.conv1, block.conv2, block.conv3)] == [1, 2, 1]
     assert [c.kernel_size for c in (block.conv1, block.conv2, block.conv3)] == [1, 3, 1]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_in_evaluation_one_call_gives_what_the_units_give_one_by_one(name):
+    block, x = block_and_input(name)
+    block(x)  # so that the running statistics are not those of the start
+    block.eval()
+    together = block(x)
+    for unit in units_of(block):
+        unit.fused = False
+    np.testing.assert_allclose(together, block(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_batch_norm_in_training_keeps_what_backward_needs():
+    block, x = block_and_input(next(iter(BLOCKS)))
+    for unit in units_of(block):
+        unit.batch_norm.eval()
+    y = block(x)
+    assert block.backward(np.ones_like(y)).shape == x.shape

@@ -22,14 +22,14 @@ from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import parallel, workspace
 
 
-@kernel("residual_units_forward", "cpu")
-def residual_units_forward(
+@kernel("evaluate_units", "cpu")
+def evaluate_units(
     x: Array, units: list[EvaluationUnit], shortcut: Array | None = None
 ) -> Array:
-    """`functional.fused.residual_units_forward`."""
+    """`functional.fused.evaluate_units`."""
     pair = _convolutions(x, units)
     if pair is None:
-        return functional.residual_units_forward.reference(x, units, shortcut)
+        return functional.evaluate_units.reference(x, units, shortcut)
     first, second = pair
     out = pool.take_bordered(*second.output_size, second.n, second.k)[1:-1, 1:-1]
     target, extra = region(out), None if shortcut is None else region(to_hwnc(shortcut))
