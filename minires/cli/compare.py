@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from minires.cli.json_output import print_json
+from minires.cli.tables import print_table
 
 if TYPE_CHECKING:
     from minires.training.comparison import Row
@@ -48,7 +48,6 @@ def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
 def show_rows(rows: Sequence[Row]) -> None:
     """Print the table of a comparison."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from minires.training.comparison import epochs_done, label_of
@@ -70,7 +69,7 @@ def show_rows(rows: Sequence[Row]) -> None:
             _mean(row.measure("seconds"), duration),
             _mean(row.measure("images_per_second"), lambda value: f"{value:,.0f}"),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table, 160)
     if any(len(row.runs) > 1 for row in rows):
         print("Over several seeds: mean ± standard deviation; the time is that of one run.")
 

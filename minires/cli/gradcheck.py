@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minires.cli.json_output import print_json
+from minires.cli.tables import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -233,6 +234,4 @@ def _table(title: str, *headings: str) -> Table:
 
 def _print(table: Table) -> None:
     """Print to the terminal's width, or to 120 columns into a file or a pipe."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table, 120)

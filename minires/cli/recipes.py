@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from minires.cli.json_output import print_json
+from minires.cli.tables import needed_width, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from minires.training.recipe_report import Cost, Report
+
+ROOM = 25
+"""More characters than its words need make the table of the recipes readable."""
 
 
 @click.command()
@@ -49,8 +53,8 @@ def _list(listed: Sequence[Report]) -> None:
     from minires.training.recipe_report import reached
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("recipe", "what it is"):
-        table.add_column(heading)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
     for heading in ("parameters", "multiply-adds", "epochs x steps"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("test accuracy")
@@ -60,8 +64,23 @@ def _list(listed: Sequence[Report]) -> None:
         table.add_row(one.recipe.name, one.recipe.about.what, *cells, reached(one.records))
         for cost in () if single else one.costs:
             table.add_row("", f"  /{cost.run}", *_cells(cost))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if sys.stdout.isatty() and Console().width < needed_width(table) + ROOM:
+        _list_narrow(listed)
+    else:
+        print_table(table, 160)
     print("recipes NAME shows one; train --recipe NAME runs it.")
+
+
+def _list_narrow(listed: Sequence[Report]) -> None:
+    """The list for a terminal that is too narrow for its table."""
+    from minires.training.recipe_report import reached
+
+    for one in listed:
+        print(f"{one.recipe.name}: {one.recipe.about.what}")
+        for cost in one.costs:
+            run = f"/{cost.run}: " if cost.run else ""
+            print("  {}{} parameters, {} multiply-adds, {} steps".format(run, *_cells(cost)))
+        print(f"  {reached(one.records)}\n")
 
 
 def _cells(cost: Cost) -> tuple[str, str, str]:

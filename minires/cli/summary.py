@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
+from minires.cli.tables import print_table
 from minires.training.config import MODEL_OPTIONS, chosen_values
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def command(
 
 def _show(title: str, summary: Summary) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_footer=True)
@@ -75,7 +74,7 @@ def _show(title: str, summary: Summary) -> None:
             f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
         )
     print(title)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table(table, 120)
 
 
 def _spell(option: tuple[str, Any]) -> str:
