@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from minires.cli import main
+try:
+    from minires.cli import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error.name} is not installed; pip install -e . does it") from error
 
 if __name__ == "__main__":
     main(prog_name="python cli.py")

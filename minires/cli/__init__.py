@@ -164,6 +164,9 @@ def _run(args: list[str], prog_name: str, debug: bool) -> int:
         return _report("out of memory; a smaller network, image or batch needs less", 1, debug)
     except OSError as error:
         return _report(_os_line(error), 1, debug)
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        return _report(f"{missing} is not installed; pip install -e . does it", 1, debug)
     except Exception as error:
         hint = "this is a fault of minires; --debug shows where"
         return _report(f"{type(error).__name__}: {error} ({hint})", 1, debug)

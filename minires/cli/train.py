@@ -191,7 +191,8 @@ def _conclude(result: dict[str, Any], program: str) -> None:
     print(f"test accuracy  {result['test_accuracy']:.2%} ({_which_weights(result)})")
     print(f"time           {duration(result['seconds'])}, ", end="")
     print(f"{result['images_per_second']:,.0f} images/s")
-    print(f"run folder     {result['run']} (last and best checkpoint, history.jsonl, curves.png)")
+    saved = "last checkpoint" if result["best_epoch"] is None else "last and best checkpoint"
+    print(f"run folder     {result['run']} ({saved}, history.jsonl, curves.png)")
     print(f"next           {program} evaluate {result['run']}")
 
 

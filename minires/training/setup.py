@@ -61,7 +61,8 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     train_indices, val_indices = split_validation(train.labels, config.val_split, config.seed)
     if len(train_indices) < config.batch_size:
         raise UsageError(
-            f"--batch-size {config.batch_size}: only {len(train_indices)} images to train on"
+            f"--batch-size {config.batch_size}: must be at most {len(train_indices)}, "
+            "the number of images to train on"
         )
     normalization = compute_normalization(train.images[train_indices])
     return TrainingData(

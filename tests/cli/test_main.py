@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -78,6 +79,18 @@ def test_cli_py_is_the_same_program():
     assert done.stdout.strip() == f"minires, version {__version__}"
 
 
+def test_a_checkout_that_is_not_installed_says_so(tmp_path):
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')")
+    done = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "--version"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: click is not installed; pip install -e . does it\n"
+
+
 def test_a_misspelt_command_or_option_is_one_line(capsys):
     code, out, err = run(capsys, "trian")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -104,6 +117,7 @@ def test_no_command_shows_the_help(capsys):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (MemoryError(), 1, "error: out of memory"),
         (ValueError("odd"), 1, "error: ValueError: odd"),
+        (ModuleNotFoundError("no", name="PIL"), 1, "error: PIL is not installed; pip install"),
     ],
 )
 def test_each_error_has_its_code_and_one_line(capsys, broken, error, code, line):

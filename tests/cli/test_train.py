@@ -107,6 +107,7 @@ def test_the_last_words_name_accuracy_folder_and_next_command(capsys):
     assert code == 0
     assert "test accuracy" in out and "weights of the last epoch" in out
     assert "minires evaluate mine" in out
+    assert "mine (last checkpoint, " in out
     assert not Path("mine/best.safetensors").exists()
     assert json.loads(Path("mine/result.json").read_text())["test_checkpoint"] == "last"
     assert "--val-split 0" in fails(capsys, 2, "evaluate", "mine", "--split", "val")
@@ -172,7 +173,7 @@ def test_evaluate_refuses_what_is_no_run(trained, capsys, empty_folder):
         (["--freeze", "layer7"], "--freeze layer7: resnet8 has no such part"),
         (["--schedule", "cosin"], "--schedule"),
         (["--milestones", "a,b"], "--milestones"),
-        (["--batch-size", "100"], "--batch-size 100"),
+        (["--batch-size", "100"], "--batch-size 100: must be at most 54"),
         (["--device", "tpu"], "--device tpu"),
         (["--recipe", "quikstart"], "quickstart"),
         (["--config", "missing.toml"], "missing.toml"),
