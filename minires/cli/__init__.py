@@ -119,6 +119,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoReturn:
     """Run the command line with `args` (default: `sys.argv`) and exit with its code."""
+    _open_closed()
     _replace_unprintable()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args or bool(os.environ.get("MINIRES_DEBUG"))
@@ -134,13 +135,23 @@ def main(args: Sequence[str] | None = None, prog_name: str = "minires") -> NoRet
     sys.exit(code)
 
 
+def _open_closed() -> None:
+    """Let what is written to a closed stdout or stderr vanish: Python has None for them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _replace_unprintable() -> None:
     """Let a character that the output's encoding lacks come out as ?, not as an error.
 
-    Windows writes files and pipes in an old encoding of the country, without block characters.
+    Windows writes files and pipes in an old encoding of the country, without block characters; the
+    locale C of other systems has ASCII.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        if sys.stdout.errors == "strict" or not utf8:
+            sys.stdout.reconfigure(errors="replace")
 
 
 def _run(args: list[str], prog_name: str, debug: bool) -> int:

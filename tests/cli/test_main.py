@@ -150,6 +150,26 @@ def test_a_warning_of_numpy_is_for_debug(capsys, broken):
         run(capsys, "--debug", "train")
 
 
+def as_a_shell_would(command, **environment):
+    line = f"{sys.executable} {ROOT / 'cli.py'} {command}"
+    return subprocess.run(
+        line, shell=True, capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+@pytest.mark.parametrize("command", ["summary --depth 8 >&-", "summary --depth 8 >/dev/null 2>&-"])
+def test_a_closed_stream_is_no_error(command):
+    done = as_a_shell_would(command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_locale_with_ascii_alone_is_no_error():
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = as_a_shell_would("explain conv --no-source", **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "conv1" in done.stdout and "?" in done.stdout  # for a sum sign
+
+
 def test_a_closed_pipe_is_quiet():
     program = "from minires.cli import main; main(['--help'])"
     child = subprocess.Popen(
