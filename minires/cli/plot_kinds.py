@@ -11,6 +11,7 @@ from minires.cli.counter import counter
 from minires.cli.options import config_options, given_values
 from minires.cli.plot import Drawn, kind
 from minires.cli.weights import data_options, split_option, weights_options
+from minires.spelling import printable
 
 if TYPE_CHECKING:
     from minires.analysis.pictures.style import Theme
@@ -37,7 +38,7 @@ def curves(theme: Theme, run: Path | None) -> Drawn:
 
     folder = open_run(run or newest_run())
     records = read_history(folder.history)
-    figure = draw_curves(theme, records, folder.path.absolute().name)
+    figure = draw_curves(theme, records, printable(folder.path.absolute().name))
     if figure is None:
         raise CheckpointError(f"{folder.history}: no step has been logged yet")
     return Drawn(figure, {"history": records}, [f"run       {folder.path}"])
@@ -217,7 +218,7 @@ def schedule(theme: Theme, run: Path | None, **options: Any) -> Drawn:
     whole = folder is None and "schedule" not in given
     courses = all_courses(config, steps) if whole else [course_of(config, steps)]
     logged = [] if given else [(r["progress"], r["lr"]) for r in records if r["kind"] == "epoch"]
-    title = folder.path.absolute().name if folder else ""
+    title = printable(folder.path.absolute().name) if folder else ""
     figure = draw_schedule(theme, courses, logged, title)
     numbers = {course.name: [course.epochs, course.rates] for course in courses}
     highest = max(max(course.rates) for course in courses)

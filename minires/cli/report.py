@@ -43,7 +43,9 @@ def command(run: Path | None, split: str, output: Path | None, as_json: bool, **
     check_page(page)
     trained = open_trained(folder.path, **where)
     answers = predict_split(trained, split, on_batch=counter())
-    html = make_report(folder, trained, answers, None if as_json else _say).encode()
+    html = make_report(folder, trained, answers, None if as_json else _say).encode(
+        "utf-8", "replace"
+    )
     write_atomically(page, html)
     numbers = {"output": str(page), "accuracy": answers.accuracy, "bytes": len(html)}
     if as_json:

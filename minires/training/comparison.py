@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minires.errors import CheckpointError
+from minires.spelling import printable
 from minires.training.config import FIELDS, MODEL_OPTIONS, SETTINGS, TrainConfig
 from minires.training.history import read_history
 from minires.training.run import open_run
@@ -146,7 +147,7 @@ def compare(paths: Sequence[Path]) -> list[Row]:
         if len({record.config.seed for record in group}) == len(group):
             rows.append(Row(label, differs, tuple(group)))
         else:  # the same training twice is no sample of seeds
-            rows += [Row(r.path.resolve().name, differs, (r,)) for r in group]
+            rows += [Row(printable(r.path.resolve().name), differs, (r,)) for r in group]
     return rows
 
 

@@ -17,6 +17,7 @@ from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.nn import Module
 from minires.optim import averaging, scaling
+from minires.spelling import printable
 from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from minires.training.config import TrainConfig
@@ -238,7 +239,7 @@ class _Training:
         trainer = self._trainer()
         self._introduce(trainer)
         self.history = History(self.run.history)
-        title = f"{self.run.path.name}: {self.config.model} on {self.config.dataset}"
+        title = f"{printable(self.run.path.name)}: {self.config.model} on {self.config.dataset}"
         trainer.callbacks = [
             LogHistory(self.history, self.config.log_every),
             SaveCheckpoints(self.save, self.run.last, self.run.best, self.config.save_every),

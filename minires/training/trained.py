@@ -18,6 +18,7 @@ from minires.data import (
 )
 from minires.errors import CheckpointError, UsageError
 from minires.models.network import Network
+from minires.spelling import printable
 from minires.training.checkpoint import (
     WHICH,
     Checkpoint,
@@ -54,7 +55,7 @@ class Trained:
         """A few words for a heading: run, model and data set."""
         name = self.path.absolute().parent.name if self.path.stem in WHICH else self.path.stem
         plain = "plain " if self.config.plain else ""
-        return f"{name}: {plain}{self.config.model} on {self.config.dataset}"
+        return f"{printable(name)}: {plain}{self.config.model} on {self.config.dataset}"
 
     def model(self) -> Network:
         """A new network with the weights, on the device."""

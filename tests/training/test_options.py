@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -132,6 +133,14 @@ def test_a_signal_during_the_estimate_leaves_a_run_to_continue(tmp_path, monkeyp
     assert runner.resume(path, say=lambda line: None)["steps"] == 12
     train(tmp_path / "whole")
     assert log(path) == log(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of files are text there")
+def test_a_folder_whose_name_is_no_text_gets_its_picture_and_result(tmp_path):
+    path = tmp_path / os.fsdecode(b"run \xff")
+    result, _ = train(path, epochs=1)
+    assert result["epochs"] == 1
+    assert (path / "result.json").exists() and (path / "curves.png").exists()
 
 
 def test_a_finished_run_names_the_epochs_that_it_made(tmp_path):
