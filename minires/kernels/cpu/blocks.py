@@ -23,9 +23,7 @@ from minires.kernels.cpu.threads import parallel, workspace
 
 
 @kernel("evaluate_units", "cpu")
-def evaluate_units(
-    x: Array, units: list[EvaluationUnit], shortcut: Array | None = None
-) -> Array:
+def evaluate_units(x: Array, units: list[EvaluationUnit], shortcut: Array | None = None) -> Array:
     """`functional.fused.evaluate_units`."""
     pair = _convolutions(x, units)
     if pair is None:
