@@ -189,7 +189,7 @@ class ResidualBlock(Module):
         shortcut = None
         if not self.plain:
             shortcut = x if self.downsample is None else self.downsample(x)
-        if all(unit.evaluates for unit in self._units):
+        if self.dropout is None and all(unit.evaluates for unit in self._units):
             self._units[0].conv.check(x)
             return F.evaluate_units(x, [u.for_evaluation() for u in self._units], shortcut)
         h = x

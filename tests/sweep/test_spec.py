@@ -165,10 +165,10 @@ def test_a_bad_spec_is_one_line_that_names_the_key(text, words):
             GRID + "[search]\nschedule = ['step', 'one-cycle']\ncycle_momentum = [false, true]",
             ["trial 2", "--cycle-momentum"],
         ),
-        (GRID + "[search]\nbatch_size = [16, 99, 32]", ["--batch-size 99", "72 images"]),
+        (GRID + "[search]\nbatch_size = [16, 99, 32]", ["--batch-size 99", "at most 72"]),
         (
             RANDOM + "[search]\nbatch_size = {low = 16, high = 80, step = 16}",
-            ["--batch-size 80", "72 images"],
+            ["--batch-size 80", "at most 72"],
         ),
         (RANDOM + "[search]\nmodel = ['resnet8', 'resnt']", ["--model resnt"]),
         (
