@@ -9,7 +9,8 @@ import click
 
 from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
-from minires.training.config import MODEL_OPTIONS, chosen_values
+from minires.training.config import MODEL_OPTIONS
+from minires.training.resolve import chosen_values
 
 if TYPE_CHECKING:
     from minires.analysis.explain import Explained

@@ -11,7 +11,8 @@ import click
 from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import DATASETS, MODEL_OPTIONS, chosen_values
+from minires.training.config import DATASETS, MODEL_OPTIONS
+from minires.training.resolve import chosen_values
 
 
 @click.command()

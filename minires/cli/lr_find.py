@@ -12,7 +12,8 @@ from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.cli.train import GroupedCommand
 from minires.errors import UsageError
-from minires.training.config import FIELDS, resolve
+from minires.training.config import FIELDS
+from minires.training.resolve import resolve
 
 UNUSED = {
     *("lr", "epochs", "patience", "schedule", "warmup", "milestones", "gamma", "ema", "tta"),

@@ -206,8 +206,8 @@ def schedule(theme: Theme, run: Path | None, **options: Any) -> Drawn:
     """
     from minires.analysis.courses import STEPS, all_courses, course_of
     from minires.analysis.pictures.schedule import draw_schedule
-    from minires.training.config import resolve
     from minires.training.history import read_history
+    from minires.training.resolve import resolve
     from minires.training.run import open_run
 
     given = given_values(options)
@@ -243,7 +243,7 @@ def augment(theme: Theme, run: Path | None, image: int, count: int, **options: A
     from minires.analysis.pictures.augment import COLUMNS, draw_augment
     from minires.data import load_dataset
     from minires.errors import UsageError
-    from minires.training.config import resolve
+    from minires.training.resolve import resolve
     from minires.training.run import open_run
 
     given = given_values(options)

@@ -12,7 +12,8 @@ from minires.cli.json_output import print_json
 from minires.cli.lr_find import UNUSED
 from minires.cli.options import config_options, given_values
 from minires.cli.train import GroupedCommand
-from minires.training.config import FIELDS, resolve
+from minires.training.config import FIELDS
+from minires.training.resolve import resolve
 
 if TYPE_CHECKING:
     from minires.training.sanity import Check

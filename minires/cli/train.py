@@ -12,14 +12,8 @@ import click
 from minires.cli.json_output import print_json
 from minires.cli.options import config_options, given_values
 from minires.errors import UsageError
-from minires.training.config import (
-    FIELDS,
-    MODEL_OPTIONS,
-    SETTINGS,
-    TrainConfig,
-    chosen_values,
-    resolve_runs,
-)
+from minires.training.config import FIELDS, MODEL_OPTIONS, SETTINGS, TrainConfig
+from minires.training.resolve import chosen_values, resolve_runs
 
 GROUPS = {
     "Run": (

@@ -23,7 +23,8 @@ from typing import Any
 from minires.errors import UsageError
 from minires.spelling import nearest
 from minires.sweep.space import Option, Range, field_of, read_option
-from minires.training.config import FIELDS, TrainConfig, check_layer, chosen_values, resolve
+from minires.training.config import FIELDS, TrainConfig, check_layer
+from minires.training.resolve import chosen_values, resolve
 from minires.training.values import check_value
 
 METHODS = ("grid", "random", "tpe", "list")

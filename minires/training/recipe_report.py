@@ -13,8 +13,9 @@ from minires.data.shapes import TRAIN_IMAGES
 from minires.data.split import validation_count
 from minires.models import build, summarize
 from minires.training.comparison import Row, compare
-from minires.training.config import TrainConfig, resolve_runs
+from minires.training.config import TrainConfig
 from minires.training.recipes import SettingsFile, read_recipe, recipe_names
+from minires.training.resolve import resolve_runs
 
 RESULTS = Path(minires.__file__).resolve().parent.parent / "docs" / "results"
 """Measured records; an installation without the documents has none."""

@@ -7,14 +7,9 @@ import tomllib
 import pytest
 
 from minires.errors import CheckpointError, UsageError
-from minires.training.config import (
-    FIELDS,
-    MODEL_OPTIONS,
-    SCHEDULES,
-    TrainConfig,
-    resolve,
-)
+from minires.training.config import FIELDS, MODEL_OPTIONS, SCHEDULES, TrainConfig
 from minires.training.recipes import recipe_names
+from minires.training.resolve import resolve
 
 
 @pytest.fixture

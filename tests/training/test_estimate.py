@@ -8,7 +8,7 @@ import pytest
 
 from minires.backend import CPU
 from minires.training import estimate as module
-from minires.training.config import resolve
+from minires.training.resolve import resolve
 from minires.training.setup import load_training_data
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from minires.errors import DivergedError, Interrupted
-from minires.training.config import resolve
 from minires.training.history import read_history
 from minires.training.loop import Callback
 from minires.training.measure import measure
+from minires.training.resolve import resolve
 from minires.training.runner import start
 
 OPTIONS = dict(dataset="shapes", limit=120, model="resnet8", width=0.5, epochs=4, batch_size=16)

@@ -13,9 +13,9 @@ import pytest
 from minires.data.shapes import draw_shapes
 from minires.errors import CheckpointError, Interrupted, UsageError
 from minires.training.checkpoint import load_checkpoint
-from minires.training.config import resolve
 from minires.training.group import members_of, parse_seeds, train_group
 from minires.training.loop import Callback
+from minires.training.resolve import resolve
 
 CONFIG = resolve(
     dict(dataset="shapes", limit=80, model="resnet8", width=0.25, epochs=2, batch_size=16)

@@ -14,8 +14,8 @@ from minires.errors import CheckpointError, Interrupted, UsageError
 from minires.models import build
 from minires.models.freezing import freeze
 from minires.training.checkpoint import load_checkpoint
-from minires.training.config import resolve
 from minires.training.loop import Callback
+from minires.training.resolve import resolve
 from minires.training.run import RunFolder
 from minires.training.runner import resume, start
 from minires.training.setup import check_model

@@ -15,10 +15,11 @@ from minires.cli.options import given_values
 from minires.data.shapes import draw_shapes
 from minires.errors import UsageError
 from minires.models import build
-from minires.training.config import FIELDS, chosen_values, resolve, resolve_runs
+from minires.training.config import FIELDS
 from minires.training.history import read_history
 from minires.training.recipe_report import RESULTS, record_folders, report, reports
 from minires.training.recipes import read_recipe, recipe_names
+from minires.training.resolve import chosen_values, resolve, resolve_runs
 from minires.training.runner import start
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from minires.data.shapes import draw_shapes
 from minires.errors import Interrupted, UsageError
 from minires.models import build
 from minires.training.checkpoint import load_checkpoint
-from minires.training.config import resolve
 from minires.training.loop import Callback
+from minires.training.resolve import resolve
 from minires.training.runner import resume, start
 from minires.training.setup import make_model
 from minires.training.whitening import EPS, whiten_first_conv, whitening_filters
