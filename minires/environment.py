@@ -7,7 +7,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from minires import __version__, backend
+from minires import __version__, devices
 
 _PACKAGES = ("numpy", "numba", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch")
 
@@ -26,7 +26,7 @@ def environment() -> dict:
         "packages": _versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
-        "cores": backend.available_cores(),
+        "cores": devices.available_cores(),
         "memory_bytes": _memory_bytes(),
     }
 

@@ -17,12 +17,11 @@ from minires.backend import (
     Device,
     activation_dtype,
     array_module,
-    available_cores,
     cuda_module,
-    describe_gpus,
     synchronize,
     to_device,
 )
+from minires.devices import available_cores, describe_gpus
 
 GEMM_SIZES = (1024, 2048)
 GEMM_REPEATS = 5

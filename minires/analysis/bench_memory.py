@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from minires.analysis.bench_contenders import make_contender, random_batch
-from minires.backend import Device, cuda_module, select_device
+from minires.backend import Device, cuda_module
+from minires.devices import select_device
 
 RUNS, GPU_RUNS = 2, 4
 """Runs in the child: PyTorch's optimizer has its state from the second on."""

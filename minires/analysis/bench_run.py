@@ -29,16 +29,8 @@ from minires.analysis.bench_machine import copy_peak, gemm_peak, load_average, m
 from minires.analysis.bench_memory import peak_memory
 from minires.analysis.bench_operations import operation_shares
 from minires.analysis.bench_timing import Timings, time_contenders
-from minires.backend import (
-    Device,
-    check_kernels,
-    cuda_module,
-    fallback_counts,
-    options,
-    reset_fallback_counts,
-    select_device,
-    why_no_gpu,
-)
+from minires.backend import Device, cuda_module, fallback_counts, options, reset_fallback_counts
+from minires.devices import check_kernels, select_device, why_no_gpu
 from minires.errors import MiniresError
 from minires.models import build, summarize
 

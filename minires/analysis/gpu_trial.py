@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minires.backend import check_kernels, describe_gpus, select_device, why_no_gpu
+from minires.devices import check_kernels, describe_gpus, select_device, why_no_gpu
 from minires.environment import environment
 from minires.errors import DeviceError
 

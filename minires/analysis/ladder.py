@@ -25,7 +25,8 @@ from minires.analysis.bench_machine import (
     machine_facts,
     memory_bandwidth,
 )
-from minires.backend import CPU, options, select_device
+from minires.backend import CPU, options
+from minires.devices import select_device
 from minires.errors import MiniresError
 
 TOLERANCE = 1e-5

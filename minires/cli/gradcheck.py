@@ -61,7 +61,7 @@ def _check(
     """The float64 checks, then the float32 kernels; `show` prints the tables. The report."""
     from minires.analysis import gradcheck, gradcheck_kernels
     from minires.analysis.gradcheck_cases import select_cases
-    from minires.backend import select_device
+    from minires.devices import select_device
 
     device = select_device(device_name, threads)
     start = time.perf_counter()

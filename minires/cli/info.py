@@ -41,20 +41,20 @@ def command(device: str, threads: int | None, data_dir: Path | None, as_json: bo
 
 
 def _report(device_name: str, threads: int | None, data_dir: Path | None) -> dict[str, Any]:
-    from minires import __version__, backend
+    from minires import __version__, backend, devices
 
-    device = backend.select_device(device_name, threads)
+    device = devices.select_device(device_name, threads)
     import minires.functional  # noqa: F401  fills the table of operations
 
-    reason = backend.why_no_gpu()
+    reason = devices.why_no_gpu()
     return {
         "minires": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": {"usable": backend.available_cores(), "all": os.cpu_count()},
+        "cores": {"usable": devices.available_cores(), "all": os.cpu_count()},
         "device": str(device),
         "threads": backend.options.threads,
-        "gpus": backend.describe_gpus(),
+        "gpus": devices.describe_gpus(),
         "why_no_gpu": reason,
         "blas": _blas(),
         "packages": {name: _version(name) for name in PACKAGES},

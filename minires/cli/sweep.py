@@ -77,7 +77,7 @@ def command(
 
 def _machine(given: dict[str, Any], spec: SweepSpec, workers: int) -> dict[str, Any]:
     """The config values that belong to the machine; the threads are shared out fairly."""
-    from minires.backend import available_cores
+    from minires.devices import available_cores
     from minires.sweep.folder import can_lock
     from minires.training.config import check_layer
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from minires import backend
-from minires.backend import Device, select_device
+from minires.backend import Device, options
 from minires.data import Normalization
+from minires.devices import check_kernels, select_device, why_no_gpu
 from minires.environment import environment
 from minires.errors import CheckpointError, DivergedError, Interrupted
 from minires.nn import Module
@@ -65,7 +65,7 @@ def start(
     check_model(config)
     device = select_device(config.device, config.threads, config.conv, config.precision)
     data = load_training_data(config)
-    backend.check_kernels(device, say)
+    check_kernels(device, say)
     model = make_model(config, data.num_classes, device)
     if config.pretrained:
         loaded = load_pretrained(model, Path(config.pretrained))
@@ -79,11 +79,11 @@ def start(
         settled = replace(
             config,
             device=str(device),
-            threads=backend.options.threads,
+            threads=options.threads,
             data_dir=config.data_dir and str(Path(config.data_dir).resolve()),
         )
         if config.device == "auto" and device.kind == "cpu":
-            say(f"no GPU   {backend.why_no_gpu()}")
+            say(f"no GPU   {why_no_gpu()}")
         training = _Training(settled, run, data, device, model, say)
         return training.run_to_end(progress, program, callbacks)
 
@@ -124,7 +124,7 @@ def resume(
         data = load_training_data(asked)
         _refuse(path, _data_differences(checkpoint, data))
         data = replace(data, normalization=Normalization(checkpoint.mean, checkpoint.std))
-        backend.check_kernels(device, say)
+        check_kernels(device, say)
         model = make_model(asked, data.num_classes, device)
         training = _Training(asked, run, data, device, model, say)
         training.load(checkpoint)

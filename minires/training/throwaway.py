@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from minires.backend import Array, check_kernels, select_device
+from minires.backend import Array
+from minires.devices import check_kernels, select_device
 from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
 from minires.training.setup import (

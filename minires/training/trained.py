@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.backend import Device, select_device
+from minires.backend import Device
 from minires.data import (
     Dataset,
     Loader,
@@ -16,6 +16,7 @@ from minires.data import (
     load_dataset,
     split_validation,
 )
+from minires.devices import select_device
 from minires.errors import CheckpointError, UsageError
 from minires.models.network import Network
 from minires.spelling import printable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from minires import backend
+from minires import backend, devices
 from minires.analysis import bench_machine, bench_run, bench_timing
 from minires.analysis.bench_contenders import (
     LAYOUTS,
@@ -40,7 +40,7 @@ def small_and_restored(monkeypatch):
     monkeypatch.setattr(bench_machine, "GEMM_SIZES", (32,))
     monkeypatch.setattr(backend.options, "threads", backend.options.threads)
     monkeypatch.setattr(backend.options, "conv", backend.options.conv)
-    device = backend.select_device("cpu", 2)
+    device = devices.select_device("cpu", 2)
     with loops_restored(device):
         yield
     backend.reset_fallback_counts()

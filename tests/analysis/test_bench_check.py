@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires import functional as F
 from minires.analysis.bench_check import (
     Branches,
@@ -196,6 +196,6 @@ def test_what_has_no_twin_says_so(name, settings):
     [("resnet9", {"width": 0.125}), ("cnn", {}), ("resnet8", {"dropout": 0.2})],
 )
 def test_checks_pass_for_networks_of_every_kind(name, settings):
-    backend.select_device("cpu", 1)
+    devices.select_device("cpu", 1)
     for check in check_model(build(name, **settings).spec, CPU, full_batch=6):
         assert check.passed, check

@@ -9,7 +9,8 @@ import pytest
 
 from minires.analysis.chain import chain_of, find_maps, gradients_in_evaluation, outputs_of
 from minires.analysis.gradcam import gradcam
-from minires.backend import CPU, reference_only, select_device
+from minires.backend import CPU, reference_only
+from minires.devices import select_device
 from minires.errors import UsageError
 from minires.models import build
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from minires import backend
+from minires import backend, devices
 from minires.analysis import bench_machine, ladder, ladder_rungs
 from minires.analysis.ladder import Shape, arrange, as_nchw, climb, make_rungs
 from minires.analysis.ladder_report import draw_ladder, duration, rate
@@ -24,7 +24,7 @@ def small_and_restored(monkeypatch):
     monkeypatch.setattr(bench_machine, "GEMM_SIZES", (32,))
     monkeypatch.setattr(bench_machine, "STREAM_VALUES", 1000)
     monkeypatch.setattr(backend.options, "threads", backend.options.threads)
-    backend.select_device("cpu", 2)
+    devices.select_device("cpu", 2)
 
 
 def shifted_sums(x: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from minires import __version__, backend
+from minires import __version__, backend, devices
 from minires.cli import cli, main
 
 
@@ -89,7 +89,7 @@ def test_info_as_json(tmp_path):
     report = json.loads(result.stdout)
     assert report["minires"] == __version__ and report["threads"] == 1
     assert report["packages"]["numpy"] == np.__version__
-    assert report["cores"]["usable"] == backend.available_cores()
+    assert report["cores"]["usable"] == devices.available_cores()
     assert report["blas"] and report["blas"][0]["threads"] >= 1
     assert report["data"]["cifar10"]["found"] is None
     assert str(tmp_path) in report["data"]["cifar10"]["why_not"]
@@ -109,9 +109,9 @@ def test_info_finds_data(tmp_path):
 
 def test_info_as_text_says_why_there_is_no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    backend.why_no_gpu.cache_clear()
+    devices.why_no_gpu.cache_clear()
     result = run("info")
-    backend.why_no_gpu.cache_clear()
+    devices.why_no_gpu.cache_clear()
     assert result.exit_code == 0
     for text in ("CuPy is not installed", "cuda13", "BLAS", "cores usable", "conv2d_forward"):
         assert text in result.stdout
@@ -119,8 +119,8 @@ def test_info_as_text_says_why_there_is_no_gpu(monkeypatch):
 
 def test_info_of_a_gpu_that_is_not_there_is_an_error(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    backend.why_no_gpu.cache_clear()
+    devices.why_no_gpu.cache_clear()
     with pytest.raises(SystemExit) as end:
         main(["info", "--device", "gpu"])
-    backend.why_no_gpu.cache_clear()
+    devices.why_no_gpu.cache_clear()
     assert end.value.code == 5 and "pip install" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minires.backend import why_no_gpu
 from minires.cli import main
+from minires.devices import why_no_gpu
 from minires.training.checkpoint import load_checkpoint
 from minires.training.history import read_history
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import devices
 from minires import functional as F
 from minires.kernels.cpu import blocks, loops, whole
 
@@ -35,9 +35,9 @@ def loop_kind(request):
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
-    backend.select_device("cpu", threads=request.param)
+    devices.select_device("cpu", threads=request.param)
     yield request.param
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 class Block:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires import functional as F
 
 ARRAYS = ("y", "grad_x", "grad_weight", "grad_bias")
@@ -22,7 +22,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def kernels():
-    backend.select_device("cpu", threads=2)
+    devices.select_device("cpu", threads=2)
     backend.reset_fallback_counts()
 
 

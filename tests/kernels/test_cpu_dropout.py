@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires import functional as F
 from minires.kernels.cpu.buffers import as_hwnc
 
 
 @pytest.fixture(autouse=True, params=[1, 3])
 def threads(request):
-    backend.select_device("cpu", threads=request.param)
+    devices.select_device("cpu", threads=request.param)
     yield
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 def in_hwnc(shape, seed=0):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires import functional as F
 from minires.kernels.cpu import (
     convolution,
@@ -75,17 +75,17 @@ def numpy_loops():
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
-    backend.select_device("cpu", threads=request.param)
+    devices.select_device("cpu", threads=request.param)
     yield request.param
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def no_leftover_options():
-    backend.select_device("cpu")
+    devices.select_device("cpu")
     backend.reset_fallback_counts()
     yield
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 class Case:
@@ -219,13 +219,13 @@ def test_stride_two_goes_through_winograd_where_compiled_loops_can_do_it(loop_ki
     expected = strided.StridedWinograd if loop_kind == "compiled" else direct.Direct
     assert type(fast) is expected
     assert type(strategies.strategy(x, weight, 2, 1)) is direct.Direct
-    backend.select_device("cpu", conv="direct")
+    devices.select_device("cpu", conv="direct")
     assert type(strategies.strategy(x, weight, 2, 1, unit=True)) is direct.Direct
 
 
 @pytest.mark.parametrize("shape", CASES[:8], ids=str)
 def test_direct_option_is_as_exact_as_a_plain_sum(shape, loop_kind):
-    backend.select_device("cpu", conv="direct")
+    devices.select_device("cpu", conv="direct")
     case = Case(shape, shortcut=False)
     far_from_kink(case)
     assert_close(case.run(np.float32), case.run(np.float64), DIRECT_TOLERANCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires import functional as F
 from minires.functional.optimizer import sgd_step
 from minires.kernels.cpu.buffers import BufferPool, as_hwnc, logical
@@ -15,7 +15,7 @@ from minires.kernels.cpu.threads import parallel, shards
 
 @pytest.fixture(autouse=True)
 def kernels():
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 def in_hwnc(shape, seed=0):
@@ -84,7 +84,7 @@ def test_sgd_step_in_threads_gives_the_same_bits():
     w, g, v = (rng.standard_normal(300_001).astype(np.float32) for _ in range(3))
     expected_w, expected_v = w.copy(), v.copy()
     sgd_step.reference(expected_w, g, expected_v, 0.1, 0.9, 5e-4, True)
-    backend.select_device("cpu", threads=3)
+    devices.select_device("cpu", threads=3)
     sgd_step(w, g, v, 0.1, 0.9, 5e-4, True)
     np.testing.assert_array_equal(w, expected_w, err_msg="weights")
     np.testing.assert_array_equal(v, expected_v, err_msg="velocity")
@@ -160,7 +160,7 @@ def test_region_finds_the_owner_and_copies_what_it_must():
 
 def test_shards_cover_all_images_once():
     for threads, n in ((1, 5), (2, 5), (3, 2), (4, 128)):
-        backend.select_device("cpu", threads=threads)
+        devices.select_device("cpu", threads=threads)
         parts = shards(n)
         assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
         assert len(parts) == min(threads, n)

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import devices
 from minires import functional as F
 from minires.kernels.cpu import threads
 from minires.kernels.cpu.buffers import BufferPool, pool
@@ -20,9 +20,9 @@ WAIT = 5  # seconds until a test that hangs fails
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    backend.select_device("cpu", threads=2)
+    devices.select_device("cpu", threads=2)
     yield
-    backend.select_device("cpu")
+    devices.select_device("cpu")
 
 
 def take_long():

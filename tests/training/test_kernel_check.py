@@ -22,9 +22,7 @@ class Fail(Callback):
 
 
 def test_a_training_begins_with_the_check_and_so_does_its_continuation(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        runner.backend, "check_kernels", lambda device, say: say(f"checked {device}")
-    )
+    monkeypatch.setattr(runner, "check_kernels", lambda device, say: say(f"checked {device}"))
     lines = []
     with pytest.raises(ZeroDivisionError):
         runner.start(TrainConfig(**TINY), tmp_path / "run", lines.append, callbacks=[Fail()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import backend
+from minires import backend, devices
 from minires.errors import CheckpointError, DeviceError, UsageError
 from minires.kernels.cuda.precision import PRECISIONS
 from minires.optim import LossScaler
@@ -22,7 +22,7 @@ TINY = {
 
 
 def test_all_lists_of_precisions_agree():
-    assert config_module.PRECISIONS == backend.PRECISIONS == tuple(PRECISIONS)
+    assert config_module.PRECISIONS == devices.PRECISIONS == tuple(PRECISIONS)
 
 
 @pytest.mark.parametrize("name", ["tf32", "bf16", "fp16"])
@@ -35,15 +35,15 @@ def test_a_cpu_computes_in_float32_alone(name, tmp_path):
 
 
 def test_without_a_gpu_auto_says_why_the_precision_is_not_to_be_had(monkeypatch):
-    monkeypatch.setattr(backend, "why_no_gpu", lambda index=0: "no NVIDIA GPU is visible")
+    monkeypatch.setattr(devices, "why_no_gpu", lambda index=0: "no NVIDIA GPU is visible")
     with pytest.raises(DeviceError, match="--precision bf16: .*; no NVIDIA GPU is visible"):
-        backend.select_device("auto", precision="bf16")
-    assert backend.select_device("auto") == backend.CPU
+        devices.select_device("auto", precision="bf16")
+    assert devices.select_device("auto") == backend.CPU
 
 
 def test_an_unknown_precision():
     with pytest.raises(UsageError, match="--precision fp8: unknown; use fp32, tf32, bf16, fp16"):
-        backend.select_device("cpu", precision="fp8")
+        devices.select_device("cpu", precision="fp8")
 
 
 def test_a_run_keeps_its_precision(tmp_path):

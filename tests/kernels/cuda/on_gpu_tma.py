@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from kernels.cuda.checking import TOLERANCE, TYPES, close
 
-from minires.backend import select_device, to_device, to_host
+from minires.backend import to_device, to_host
+from minires.devices import select_device
 from minires.kernels.cuda import runtime, tma
 from minires.kernels.cuda.hopper import Hopper
 from minires.kernels.cuda.implicit import Implicit

@@ -18,10 +18,11 @@ from kernels.cuda.checks_precision import *  # noqa: F403
 from kernels.cuda.checks_step import *  # noqa: F403
 from kernels.cuda.checks_updates import *  # noqa: F403
 
-from minires.backend import select_device, to_device, to_host, why_no_gpu
+from minires.backend import to_device, to_host
 from minires.data.dataset import Dataset
 from minires.data.loader import AugmentConfig, Loader
 from minires.data.normalization import Normalization
+from minires.devices import select_device, why_no_gpu
 from minires.kernels.cuda import runtime
 from minires.models import build
 from minires.nn import CrossEntropyLoss
