@@ -237,14 +237,14 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoint_before(empty_folder):
     """A limit on the size of files fails as a full disk does; step 0 is saved before it is set."""
     program = (
         "import resource, sys\n"
-        "from minires.training import runner\n"
+        "from minires.training import training\n"
         "from minires.cli import main\n"
-        "save = runner.save_checkpoint\n"
+        "save = training.save_checkpoint\n"
         "def limited(path, checkpoint):\n"
         "    if checkpoint.step:\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "    save(path, checkpoint)\n"
-        "runner.save_checkpoint = limited\n"
+        "training.save_checkpoint = limited\n"
         "main(sys.argv[1:])\n"
     )
     assert resource.RLIMIT_FSIZE is not None

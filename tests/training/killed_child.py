@@ -12,7 +12,7 @@ import signal
 import sys
 
 from minires.cli import main
-from minires.training import progress, runner
+from minires.training import progress, training
 
 moment, at = sys.argv[1], int(sys.argv[2])
 
@@ -36,5 +36,5 @@ def save_or_die(path, checkpoint):
 if moment == "step":
     progress.progress_callback = KillAfterStep
 else:
-    save, runner.save_checkpoint = runner.save_checkpoint, save_or_die
+    save, training.save_checkpoint = training.save_checkpoint, save_or_die
 main(sys.argv[3:])

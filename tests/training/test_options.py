@@ -17,7 +17,7 @@ from minires.backend import Device
 from minires.errors import Interrupted, UsageError
 from minires.models import build
 from minires.optim import SGD, WeightAverage, gradient_norm
-from minires.training import runner
+from minires.training import runner, training
 from minires.training.checkpoint import load_checkpoint, restore_model
 from minires.training.config import TrainConfig
 from minires.training.evaluate import evaluate
@@ -124,12 +124,12 @@ def test_a_signal_during_the_estimate_leaves_a_run_to_continue(tmp_path, monkeyp
         return estimate(*arguments)
 
     path = tmp_path / "run"
-    estimate = runner.estimate
-    monkeypatch.setattr(runner, "estimate", interrupted)
+    estimate = training.estimate
+    monkeypatch.setattr(training, "estimate", interrupted)
     with pytest.raises(Interrupted, match="after step 0 of 12, saved; to continue") as stop:
         train(path)
     assert stop.value.exit_code == 128 + number
-    monkeypatch.setattr(runner, "estimate", estimate)
+    monkeypatch.setattr(training, "estimate", estimate)
     assert runner.resume(path, say=lambda line: None)["steps"] == 12
     train(tmp_path / "whole")
     assert log(path) == log(tmp_path / "whole")

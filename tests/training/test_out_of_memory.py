@@ -10,7 +10,7 @@ from minires.backend import CPU, Device
 from minires.errors import DeviceError
 from minires.kernels.cuda import runtime
 from minires.training import estimate as estimates
-from minires.training import loop, runner
+from minires.training import loop, runner, training
 from minires.training.config import TrainConfig
 from minires.training.estimate import Estimate, largest_batch
 
@@ -76,11 +76,11 @@ def test_a_training_that_does_not_fit_ends_in_one_line(
         raise MemoryError("Out of memory allocating 1,024 bytes")
 
     guess = Estimate(1.0, 10, gpu_free_bytes=5, largest_batch=largest)
-    monkeypatch.setattr(runner, "estimate", lambda *arguments: guess)
+    monkeypatch.setattr(training, "estimate", lambda *arguments: guess)
     if where == "training":
         monkeypatch.setattr(loop.Trainer, "_step", no_memory)
     else:
-        monkeypatch.setattr(runner, "estimate", no_memory)
+        monkeypatch.setattr(training, "estimate", no_memory)
         hint = "use a smaller --batch-size"
     said = []
     with pytest.raises(DeviceError, match=re.escape(f"--batch-size 16: the memory of {CPU}")) as e:

@@ -10,7 +10,7 @@ from minires.errors import CheckpointError, DeviceError, UsageError
 from minires.kernels.cuda.precision import PRECISIONS
 from minires.optim import LossScaler
 from minires.training import config as config_module
-from minires.training import runner
+from minires.training import training
 from minires.training.checkpoint import load_checkpoint
 from minires.training.config import TrainConfig
 from minires.training.runner import resume, start
@@ -68,7 +68,9 @@ class StopAt:
 
 def train_scaled(monkeypatch, run, stop=None):
     """A training with a loss scale that begins too high, on the CPU; the last checkpoint."""
-    monkeypatch.setattr(runner, "make_scaler", lambda config, device: LossScaler(device, 2.0**127))
+    monkeypatch.setattr(
+        training, "make_scaler", lambda config, device: LossScaler(device, 2.0**127)
+    )
     config = TrainConfig(**TINY, save_every=1)
     if stop is None:
         start(config, run, say=lambda line: None)
