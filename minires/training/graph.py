@@ -45,7 +45,6 @@ class GraphedStep:
         self._has_momentum = False
         self._indices: Array | None = None
         self._counters = [b.data for n, b in work.model.named_buffers() if b.data.ndim == 0]
-        work.model.set_step(self._count)
         optimizer.count_on_device(device)
         graph = cuda_module("graph").Graph
         self._graph = graph(self._step, self._read_host, self._write_host, say)
@@ -71,6 +70,10 @@ class GraphedStep:
         self._graph()
 
     def _step(self) -> None:
+        # A batch of another size may have gone by itself, with a number of its own and a check
+        # that reads the loss: a graph must hold neither.
+        self.work.model.set_step(self._count)
+        self.work.check = None
         x, labels = self.make_batch(self._indices, self._epoch)
         self.work.run(
             x,

@@ -137,6 +137,43 @@ def test_a_graph_gives_the_bits_of_single_launches(case, monkeypatch):
         assert got["loss_scale.scale"] < options["scale"], "a step was left out"
 
 
+@pytest.mark.parametrize("alone", [(1,), (2,), (1, 2)], ids=str)
+def test_a_batch_of_another_size_before_the_capture_leaves_no_trace_in_the_graph(alone):
+    """Its number is the host's and its loss is looked at; the masks of dropout show the number."""
+
+    def run(graph):
+        net = build("resnet8", seed=1, width=0.25, dropout=0.3, head_dropout=0.5)
+        net.train()
+        work = TrainingStep(net, CrossEntropyLoss(), SGD(net.named_parameters()))
+        totals, said = np.zeros(2), []
+
+        def look(loss):
+            if twin.captured is not None:
+                raise RuntimeError("the host reads a value back")
+
+        with runtime.use(GraphTwin()) as twin:
+            loader = make_loader(CROPPED, SIZE)
+            graphed = GraphedStep(work, backend.CPU, totals, said.append, loader.batch)
+            for step in range(len(alone) + STEPS):
+                epoch, number = divmod(step, len(loader))
+                indices = next(loader.index_batches(epoch, number))
+                if graph and step not in alone:
+                    graphed.run(indices, epoch, step, 0.125, None, None)
+                    continue
+                net.set_step(step)
+                work.check = look
+                x, labels = loader.batch(indices[:2] if step in alone else indices, epoch)
+                work.run(x, labels, 0.125, None, None, totals)
+        assert not said
+        return net.state_dict() | {"totals": totals}, twin
+
+    wanted, _ = run(False)
+    got, twin = run(True)
+    assert twin.graphs[0].launched == STEPS - graphs.WARM_UP
+    for key, value in wanted.items():
+        assert np.array_equal(got[key], value), key
+
+
 def test_a_gradient_waits_where_it_is_until_somebody_looks():
     parameter = Parameter(np.ones((2, 3), np.float32))
     group = flat.FlatGroup([("weight", parameter)])
