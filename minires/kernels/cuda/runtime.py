@@ -67,9 +67,14 @@ class CupyRuntime:
 
     @contextmanager
     def own_stream(self) -> Iterator[None]:
-        """Work on a stream of our own, as capturing needs, and wait for it at the end."""
+        """Work on a stream of our own, as capturing needs, and wait for it at the end.
+
+        CuPy keeps freed memory for the stream that had it, even when that is gone (its issue 8068),
+        and a pool that runs dry frees its own blocks alone: so what is free goes back first.
+        """
         cupy = _cupy()
         cupy.cuda.Device().synchronize()  # what was begun on the default stream is done
+        cupy.get_default_memory_pool().free_all_blocks()
         stream = cupy.cuda.Stream(non_blocking=True)
         with stream:
             try:
