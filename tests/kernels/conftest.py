@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from minires import devices
+
 
 @pytest.fixture(params=["numpy", "compiled"])
-def either_loops(request):
+def loop_kind(request):
     """Runs a test on NumPy's loops and on compiled ones, which need numba."""
     from minires.kernels.cpu import loops
 
@@ -16,8 +18,16 @@ def either_loops(request):
     if request.param == "compiled" and not loops.compiled_in_use():
         loops.use_compiled(before)
         pytest.skip("numba is not installed (extra 'fast')")
-    yield
+    yield request.param
     loops.use_compiled(before)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    """Runs a test on so many threads."""
+    devices.select_device("cpu", threads=request.param)
+    yield request.param
+    devices.select_device("cpu")
 
 
 @pytest.fixture(autouse=True)

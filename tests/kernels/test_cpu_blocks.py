@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minires import devices
 from minires import functional as F
-from minires.kernels.cpu import blocks, loops, whole
+from minires.kernels.cpu import blocks, whole
 
 TOLERANCE = 2e-5
 
@@ -20,24 +19,6 @@ CASES = [
     (4, 16, 32, 9, 7, 1),
     (3, 16, 32, 12, 4, 2),
 ]
-
-
-@pytest.fixture(params=["numpy", "compiled"])
-def loop_kind(request):
-    before = loops.compiled_in_use()
-    loops.use_compiled(request.param == "compiled")
-    if request.param == "compiled" and not loops.compiled_in_use():
-        loops.use_compiled(before)
-        pytest.skip("numba is not installed (extra 'fast')")
-    yield request.param
-    loops.use_compiled(before)
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    devices.select_device("cpu", threads=request.param)
-    yield request.param
-    devices.select_device("cpu")
 
 
 class Block:

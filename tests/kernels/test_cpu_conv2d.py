@@ -28,7 +28,7 @@ def kernels():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", CASES, ids=str)
-def test_agrees_with_float64_reference(shape, bias, either_loops):
+def test_agrees_with_float64_reference(shape, bias, loop_kind):
     n, c, k, h, w, side, stride, padding = shape
     rng = np.random.default_rng(shape)
     x = rng.standard_normal((n, c, h, w)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_agrees_with_float64_reference(shape, bias, either_loops):
 
 
 @pytest.mark.parametrize("shape", CASES, ids=str)
-def test_without_the_gradient_of_the_pixels_that_of_the_filters_is_the_same(shape, either_loops):
+def test_without_the_gradient_of_the_pixels_that_of_the_filters_is_the_same(shape, loop_kind):
     n, c, k, h, w, side, stride, padding = shape
     rng = np.random.default_rng(shape)
     x = rng.standard_normal((n, c, h, w)).astype(np.float32)

@@ -52,18 +52,6 @@ NAMES = ("x", "weight", "gamma", "beta", "running_mean", "running_var", "shortcu
 LABELS = ("grad_x", "grad_weight", "grad_gamma", "grad_beta", "grad_shortcut")
 
 
-@pytest.fixture(params=["numpy", "compiled"])
-def loop_kind(request):
-    """Runs a test on both kinds of loops; the compiled ones need numba."""
-    before = loops.compiled_in_use()
-    loops.use_compiled(request.param == "compiled")
-    if request.param == "compiled" and not loops.compiled_in_use():
-        loops.use_compiled(before)
-        pytest.skip("numba is not installed (extra 'fast')")
-    yield request.param
-    loops.use_compiled(before)
-
-
 @pytest.fixture
 def numpy_loops():
     """Runs a test on NumPy's loops alone."""
@@ -71,13 +59,6 @@ def numpy_loops():
     loops.use_compiled(False)
     yield
     loops.use_compiled(before)
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    devices.select_device("cpu", threads=request.param)
-    yield request.param
-    devices.select_device("cpu")
 
 
 @pytest.fixture(autouse=True)

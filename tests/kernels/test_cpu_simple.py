@@ -29,12 +29,12 @@ SHAPES = [(2, 3, 4, 6), (1, 1, 5, 3), (3, 16, 8, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_add(shape, either_loops):
+def test_add(shape, loop_kind):
     a, b = in_hwnc(shape, 1), in_hwnc(shape, 2)
     np.testing.assert_array_equal(F.add(a, b), np.asarray(a) + np.asarray(b))
 
 
-def test_add_of_pieces_of_larger_arrays(either_loops):
+def test_add_of_pieces_of_larger_arrays(loop_kind):
     whole = in_hwnc((2, 3, 6, 8))
     a, b = whole[:, :, 1:5, 1:7], in_hwnc((2, 3, 4, 6), 5)
     np.testing.assert_array_equal(F.add(a, b), np.ascontiguousarray(a) + np.ascontiguousarray(b))
