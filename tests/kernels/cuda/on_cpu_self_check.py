@@ -150,3 +150,34 @@ def test_the_cases_reach_every_tile_of_hopper():
         if case.k >= hopper.NARROW:
             weights.add(hopper.weight_tile(case.k, case.kernel**2 * -(-case.c // 8) * 8))
     assert forward == set(HOPPER_TILES) and weights == set(HOPPER_WEIGHT_TILES)
+
+
+class OnDevice(np.ndarray):
+    """An array of 16-bit values comes home as it lies, and nothing else is done with it."""
+
+    def astype(self, *arguments, **options):
+        assert self.dtype.itemsize > 2, "a kernel of CuPy's for 16-bit types"
+        return super().astype(*arguments, **options)
+
+
+def test_the_check_needs_no_kernel_of_cupys_for_16_bit_types(monkeypatch):
+    def home(array):
+        assert array.dtype.itemsize > 2 or array.flags.c_contiguous, "CuPy would have to copy it"
+        return np.array(array)
+
+    class Place(Planted):
+        def empty(self, shape, dtype):
+            return super().empty(shape, dtype).view(OnDevice)
+
+        def constant(self, values):
+            return super().constant(values).view(OnDevice)
+
+        def product(self, a, b, out, *how):  # cuBLAS, not CuPy
+            super().product(*(array.view(np.ndarray) for array in (a, b, out)), *how)
+
+    monkeypatch.setattr(precision, "current", precision.PRECISIONS["fp16"])
+    monkeypatch.setattr(self_check, "to_host", home)
+    said = []
+    with runtime.use(Place()):
+        self_check.check_rungs(said.append)
+        assert not said and conv2d.rungs(np.dtype(np.float16)) == [Hopper, Implicit, Columns]
