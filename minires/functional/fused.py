@@ -89,22 +89,22 @@ def evaluate_units(x: Array, units: list[EvaluationUnit], shortcut: Array | None
     x (N, C, H, W); shortcut like the output, (N, K, P, Q), or None. Keeps no cache, so a kernel is
     free to let a few images through all units before the next few.
     """
-    for unit in units:
+    for number, unit in enumerate(units, 1):
         weight, gamma, beta, mean, var, stride, padding, relu, eps = unit
-        x, _ = conv_bn_relu_forward(
+        x = conv_bn_relu_forward(
             x,
             weight,
             gamma,
             beta,
             mean,
             var,
-            shortcut if unit is units[-1] else None,
+            shortcut if number == len(units) else None,
             stride=stride,
             padding=padding,
             relu=relu,
             training=False,
             eps=eps,
-        )
+        )[0]  # the cache, which holds the arrays between two units, dies here
     return x
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from minires.functional import (
     conv_bn_relu_backward,
     conv_bn_relu_forward,
     evaluate_units,
+    fused,
 )
 
 
@@ -94,3 +97,30 @@ def test_units_in_evaluation_follow_each_other_and_the_last_adds_the_shortcut(jo
         last = shortcut if unit is units[-1] else None
         expected = parts_by_hand(expected, *unit[:5], last, unit.relu)
     np.testing.assert_allclose(evaluate_units(x, units, shortcut), expected, atol=1e-12)
+
+
+def test_the_shortcut_is_added_once_even_if_one_unit_comes_twice():
+    rng = np.random.default_rng(4)
+    x, shortcut = rng.normal(size=(2, 2, 2, 3, 3))
+    unit = EvaluationUnit(
+        rng.normal(size=(2, 2, 1, 1)), *rng.normal(size=(3, 2)), np.ones(2), relu=False
+    )
+    between = parts_by_hand(x, *unit[:5], None, False)
+    expected = parts_by_hand(between, *unit[:5], shortcut, False)
+    np.testing.assert_allclose(evaluate_units(x, [unit, unit], shortcut), expected, atol=1e-12)
+
+
+def test_what_lies_between_two_units_is_given_back_as_soon_as_it_was_read(monkeypatch):
+    class Cache:
+        """One that can be watched."""
+
+    alive = weakref.WeakSet()
+
+    def forward(x, *arrays, **options):
+        assert not alive
+        cache = Cache()
+        alive.add(cache)
+        return x, cache
+
+    monkeypatch.setattr(fused, "conv_bn_relu_forward", forward)
+    evaluate_units(np.ones((1, 1, 1, 1)), [EvaluationUnit(*np.ones((5, 1)))] * 3)
