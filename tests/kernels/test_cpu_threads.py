@@ -89,6 +89,48 @@ def test_an_interrupt_while_waiting_lets_the_other_thread_finish_first():
     assert ended == [1]
 
 
+def test_an_interrupt_while_threads_are_begun_waits_for_those_at_work(monkeypatch):
+    begin, ended = threads._Worker.begin, []
+
+    def interrupted(helper, function):
+        if helper.index == 2:
+            raise KeyboardInterrupt
+        begin(helper, function)
+
+    def work(thread):
+        take_long()
+        ended.append(thread)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(threads._Worker, "begin", interrupted)
+        parallel(work, 3)
+    assert ended == [1]
+    parallel(work, 3)
+    assert sorted(ended) == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("caller", [0, 1])
+def test_work_that_calls_for_more_work_is_an_error_and_not_a_deadlock(caller):
+    def work(thread):
+        if thread == caller:
+            parallel(lambda thread: None, 2)
+
+    failed = []
+
+    def run():
+        try:
+            parallel(work, 2)
+        except RuntimeError as error:
+            failed.append(str(error))
+        parallel(lambda thread: None, 2)
+        failed.append("and works again")
+
+    outer = threading.Thread(target=run, daemon=True)
+    outer.start()
+    outer.join(WAIT)
+    assert failed[1:] == ["and works again"] and "at work on another" in failed[0]
+
+
 def test_two_callers_take_turns():
     inside, most = [], []
 

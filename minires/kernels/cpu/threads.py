@@ -33,6 +33,7 @@ class _Worker:
         threading.Thread(target=self._loop, name=f"minires-{index}", daemon=True).start()
 
     def _loop(self) -> None:
+        _here.at_work = True  # whatever runs in this thread is a part of such work
         while True:
             self._start.acquire()
             try:
@@ -66,6 +67,7 @@ class _Worker:
 _workers: list[_Worker] = []
 _workspaces: list[Workspace] = []
 _turn = threading.Lock()
+_here = threading.local()  # `at_work`: whether this thread runs a function of `parallel`
 
 
 def _start_anew() -> None:
@@ -73,6 +75,7 @@ def _start_anew() -> None:
     global _turn
     _turn = threading.Lock()
     _workers.clear()
+    _here.at_work = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -89,21 +92,32 @@ def workspace(index: int) -> Workspace:
 def parallel(function: Callable[[int], None], count: int) -> None:
     """Run `function(0)` ... `function(count - 1)`, each in a thread of its own, and wait for all.
 
-    The caller's thread runs number 0. When all have ended, the first error is raised here.
+    The caller's thread runs number 0. When all have ended, the first error is raised here. Such a
+    function cannot call `parallel` itself, nor can a signal handler that runs meanwhile: they would
+    wait for each other forever. They get a `RuntimeError`.
     """
+    if getattr(_here, "at_work", False):
+        raise RuntimeError("a CPU kernel was called while its thread was at work on another one")
+    _here.at_work = True
+    try:
+        _take_turn(function, count)
+    finally:
+        _here.at_work = False
+
+
+def _take_turn(function: Callable[[int], None], count: int) -> None:
     with _turn:
         while len(_workers) < count - 1:
             _workers.append(_Worker(len(_workers) + 1))
         workspace(count)  # made here, so that threads only read the list
-        begun = _workers[: count - 1]
-        for worker in begun:
-            worker.begin(function)
-        errors = []
+        helpers, errors = _workers[: count - 1], []
         try:
+            for helper in helpers:
+                helper.begin(function)
             function(0)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too, which may leave some without work
             errors.append(error)
-        errors += [error for worker in begun if (error := worker.wait()) is not None]
+        errors += [error for helper in helpers if (error := helper.wait()) is not None]
     if errors:
         raise errors[0]
 
