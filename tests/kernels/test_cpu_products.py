@@ -73,8 +73,9 @@ def own(request):
 TARGETS = np.array([2, 0, 1, 1, 2])  # five products, three positions of the output
 
 
-@pytest.mark.parametrize("rows", [1, 5, 23])
-@pytest.mark.parametrize("channels", [(3, 16), (16, 7), (5, 121)], ids=str)
+# Where 256 channels or more are a multiple of 64, 24 rows or more have their right factor copied.
+@pytest.mark.parametrize("rows", [0, 1, 5, 23, 25])
+@pytest.mark.parametrize("channels", [(3, 16), (16, 7), (5, 121), (3, 320), (256, 25)], ids=str)
 def test_our_own_products_agree_with_einsum(own, rows, channels):
     rng, (c, k) = np.random.default_rng(0), channels
     v_memory, v = planes(rng, 5, rows, c)
@@ -102,3 +103,12 @@ def test_our_own_products_agree_with_einsum(own, rows, channels):
     np.testing.assert_allclose(v, back, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(v_memory[:, rows * c :], behind[0])
     np.testing.assert_array_equal(m_memory[:, rows * k :], behind[1])
+
+
+def test_our_own_products_refuse_arrays_that_are_not_float32_in_one_piece(own):
+    errors = pytest.importorskip("numba.core.errors")
+    v, m = np.zeros((2, 2, 30), np.float32)
+    filters, targets = np.zeros((2, 3, 5), np.float32), np.arange(2)
+    for wrong in (filters.transpose(0, 2, 1), filters.astype(np.float64)):
+        with pytest.raises(errors.TypingError, match="float32 arrays in one piece"):
+            own.multiply(v, wrong, m, targets, 6)

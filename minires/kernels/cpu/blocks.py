@@ -4,6 +4,11 @@ Unit by unit, a batch's activations are written to memory and read again twice i
 the convolutions, and by the shortcut. Here each thread has scratch for the few images that it works
 on, so what lies between the convolutions never leaves the cache, and the block's input is still
 there when the shortcut adds it. The threads meet once a block instead of twice.
+
+Here are the choice and the memory, `whole.evaluate_two` gives a thread its scratch, and
+`compiled_units.evaluate_two` is the loop over images. Blocks of other convolutions
+(bottlenecks, and images whose sides are no multiples of 4) go through the reference: unit by unit,
+each with its own kernel.
 """
 
 from __future__ import annotations
@@ -55,4 +60,4 @@ def _convolutions(x: Array, units: list[EvaluationUnit]) -> tuple[Winograd, Wino
     shape = (first.n, first.k, *first.output_size)
     if not Winograd.fits(np.broadcast_to(x.dtype.type(0), shape), two.weight, *two[5:7]):
         return None
-    return first, Winograd.without_input(shape, *folded(two))
+    return first, Winograd.without_input(shape, *folded(two))  # its input will be scratch

@@ -8,8 +8,23 @@ The wider and higher the block, the more often a loaded value is used; the numbe
 the limit.
 
 A compiler does not find this in Python's loops. So the loops are written in the language that numba
-compiles to, LLVM's, which every processor understands: 16 float32 in a register with AVX-512, 8
-with AVX, 4 elsewhere. Sums are in the order of the inner dimension, whatever the blocks are.
+compiles to, LLVM's, in which a vector of any width is a type: 16 float32 with AVX-512, 8 with AVX,
+4 elsewhere. Sums are in the order of the inner dimension, whatever the blocks are.
+
+How to read the code: nothing in `_Loops` multiplies. Its methods run once, when numba compiles, and
+append instructions to a function through `builder`. A Python loop therefore writes its body out
+many times, and `cgutils.for_range` writes a loop that will run. For blocks of 6 rows and 4
+registers what comes out is
+
+    for each PANEL of columns (all of them at once where nothing is copied)      _Loops.over
+        for column in steps of 4 registers, then for row in steps of 6           _Loops._cover
+            24 registers = c's values, or 0                                      _Loops._block
+            for l in range(depth)
+                4 registers = b[l, column ...]
+                6 times: one more = a[row + i, l] in all places; 4 sums += it times b's
+            c[row ..., column ...] = 24 registers
+
+and again, with smaller blocks, for the columns and rows that are left.
 """
 
 from __future__ import annotations
@@ -22,6 +37,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from minires.kernels.cpu.compiled import compiled
@@ -29,8 +45,8 @@ from minires.kernels.cpu.compiled import compiled
 _SIZE, _FLOAT = ir.IntType(64), ir.FloatType()
 
 PANEL = 64  # columns, a multiple of those of all wide blocks
-_LONG = 256  # values in a line
-_FEW = 24  # rows that read the same lines
+_LONG = 256  # values in a line from which on copying pays
+_FEW = 24  # rows that have to read the copied lines
 
 
 class _Shape(NamedTuple):
@@ -49,8 +65,9 @@ class _Shape(NamedTuple):
 def _shapes(features: list[str]) -> list[_Shape]:
     """The blocks for a processor, the widest first; the narrow ones are for what is left over.
 
-    With AVX-512, 6 rows of 4 registers take 24 of 32, and the line of the right factor 4 more.
-    With AVX there are 16 registers in all.
+    With AVX-512, 6 rows of 4 registers take 24 of 32, and the line of the right factor 4 more. ARM
+    has 32 as well, of 4 values. With AVX there are 16 in all: 6 rows of 2 take 12.
+    `features` are LLVM's names: "+avx" stands beside "+avx512f", and ARM has neither.
     """
     if "+avx512f" in features:
         wide = [_Shape(4, 16, (6, 4, 2, 1)), _Shape(2, 16, (12, 8, 4, 1))]
@@ -87,12 +104,17 @@ def _product(typing, a, a_at, row, inner, b, b_at, ldb, c, c_at, ldc, m, n, dept
         loops.over(m, n, shapes, copied, panel.data)
         return context.get_dummy_value()
 
+    if any(array.layout != "C" or array.dtype != types.float32 for array in (a, b, c, panel)):
+        raise TypingError("products are for float32 arrays in one piece")
     i = types.int64
     return types.void(a, i, i, i, b, i, i, c, i, i, i, i, i, types.boolean, panel), generate
 
 
 class _Loops:
-    """Writes the loops into `builder`; all operands are LLVM's values, the arrays pointers."""
+    """Writes the loops into `builder`; all operands are LLVM's values, the arrays pointers.
+
+    No value but the lists of shapes and their numbers is known when these methods run.
+    """
 
     def __init__(self, builder, left, right, result, depth, add) -> None:
         self.builder, self.depth, self.add = builder, depth, add
@@ -101,7 +123,10 @@ class _Loops:
         self.c, self.ldc = result
 
     def over(self, m, n, shapes: list[_Shape], copied, panel) -> None:
-        """Blocks of columns, the widest first; in each, blocks of rows, the highest first."""
+        """Blocks of columns, the widest first; in each, blocks of rows, the highest first.
+
+        `copied` says whether to copy lines to `panel`; n is then a multiple of PANEL.
+        """
         builder = self.builder
         widths = {shape.registers * shape.lanes: shape for shape in shapes}
         step = builder.select(copied, ir.Constant(_SIZE, PANEL), n)
@@ -133,7 +158,10 @@ class _Loops:
         return start, builder.select(copied, width, self.ldb)
 
     def _cover(self, count, sizes, body: Callable) -> None:
-        """body(size, start) for pieces of 0 .. count, each as large as fits."""
+        """body(size, start) for pieces of 0 .. count, each as large as fits.
+
+        `sizes`, numbers from the largest to 1, are those that a piece may have.
+        """
         start = cgutils.alloca_once(self.builder, _SIZE)
         self.builder.store(ir.Constant(_SIZE, 0), start)
         for size in sizes:
@@ -142,6 +170,7 @@ class _Loops:
 
     @contextmanager
     def _while_fits(self, start, size: int, count) -> Iterator:
+        """while start + size <= count: what the context writes, given `start`; start += size."""
         builder = self.builder
         test, inside, after = (builder.append_basic_block(n) for n in ("test", "inside", "after"))
         builder.branch(test)
@@ -156,7 +185,13 @@ class _Loops:
         builder.position_at_end(after)
 
     def _block(self, shape: _Shape, rows: int, row, place) -> None:
-        """One block of the result; `place` says where its lines of the right factor are."""
+        """One block of the result, from row `row` on.
+
+        `place` is where the lines of the right factor start and how far apart they are, and the
+        column where the block starts, in those lines and in the result.
+
+        The sums stand in variables, which LLVM turns into registers.
+        """
         builder, lanes = self.builder, shape.lanes
         register = shape.register
         lines, step, inside, column = place
@@ -186,6 +221,7 @@ class _Loops:
             self._store(builder.load(sums[cell]), places[cell])
 
     def _multiply_add(self, a, b, c):
+        """a * b + c, rounded once where the processor can."""
         kind = ir.FunctionType(a.type, [a.type] * 3)
         name = f"llvm.fmuladd.v{a.type.count}f32"
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
@@ -212,6 +248,7 @@ class _Loops:
         return self.builder.shuffle_vector(one, undefined, zeros)
 
     def _load(self, pointer, shape: _Shape):
+        """A register from `pointer` on, which is where a float32 may be, no multiple of more."""
         place = self.builder.bitcast(pointer, shape.register.as_pointer())
         return self.builder.load(place, align=4)
 
