@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,3 +113,15 @@ def test_our_own_products_refuse_arrays_that_are_not_float32_in_one_piece(own):
     for wrong in (filters.transpose(0, 2, 1), filters.astype(np.float64)):
         with pytest.raises(errors.TypingError, match="float32 arrays in one piece"):
             own.multiply(v, wrong, m, targets, 6)
+
+
+def test_code_on_disk_is_kept_apart_by_its_sources_wherever_it_lies(tmp_path, monkeypatch):
+    pytest.importorskip("numba")
+    from minires.kernels.cpu import compiled
+
+    usual = compiled._source_cache()
+    monkeypatch.setattr(compiled.config, "CACHE_DIR", str(tmp_path))  # as NUMBA_CACHE_DIR sets it
+    before = compiled._source_cache()
+    assert before == str(tmp_path / Path(usual).name)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"other sources")
+    assert compiled._source_cache() not in (before, usual)

@@ -33,14 +33,16 @@ BLOCK = 128
 def _source_cache() -> str:
     """A folder for compiled code that is named after all sources of it.
 
-    numba looks only at the file that a function is in, not at those of the functions it calls.
+    numba looks only at the file that a function is in, not at those of the functions it calls. It
+    knows by itself which processor and which numba the code was compiled for.
     """
     here = Path(__file__).parent
     text = b"".join(path.read_bytes() for path in sorted(here.glob("compiled*.py")))
-    return str(here / "__pycache__" / hashlib.sha256(text).hexdigest()[:16])
+    folder = Path(config.CACHE_DIR or here / "__pycache__")
+    return str(folder / hashlib.sha256(text).hexdigest()[:16])
 
 
-_CACHE = config.CACHE_DIR or _source_cache()
+_CACHE = _source_cache()
 
 
 # All of "fast math" but the reordering of sums: a function that is compiled into its caller and
