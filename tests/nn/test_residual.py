@@ -143,3 +143,12 @@ def test_a_frozen_batch_norm_in_training_keeps_what_backward_needs():
         unit.batch_norm.eval()
     y = block(x)
     assert block.backward(np.ones_like(y)).shape == x.shape
+
+
+def test_a_dropout_that_stays_in_training_drops_between_units_in_evaluation():
+    block, x = block_and_input("basic, dropout")
+    whole = block.eval()(x)
+    block.dropout.train()
+    assert not np.allclose(block(x), whole)
+    block.dropout.eval()
+    np.testing.assert_array_equal(block(x), whole)
