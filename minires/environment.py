@@ -32,13 +32,21 @@ def environment() -> dict:
 
 
 def commit(root: Path | None = None) -> str | None:
-    """The commit that is checked out at `root` (default: where this package lies), or None."""
+    """The commit that is checked out at `root` (default: where this package lies), or None.
+
+    In a further worktree `.git` is a file that names the folder with its HEAD; the branches lie in
+    the folder that the file `commondir` in there names.
+    """
     git = (root or Path(__file__).resolve().parent.parent) / ".git"
     try:
+        if git.is_file():
+            git = git.parent / git.read_text().strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         name = head.removeprefix("ref: ")
+        if (git / "commondir").is_file():
+            git = git / (git / "commondir").read_text().strip()
         if (git / name).is_file():
             return (git / name).read_text().strip()
         packed = (git / "packed-refs").read_text()

@@ -27,3 +27,18 @@ def test_commit_from_a_branch_a_packed_branch_and_a_detached_head(tmp_path):
     assert commit(tmp_path) == "b" * 40
     (git / "HEAD").write_text("c" * 40 + "\n")
     assert commit(tmp_path) == "c" * 40
+
+
+def test_commit_of_a_worktree_beside_the_first(tmp_path):
+    own, branches = tmp_path / "main/.git/worktrees/second", tmp_path / "main/.git/refs/heads"
+    own.mkdir(parents=True)
+    branches.mkdir(parents=True)
+    (branches / "topic").write_text("d" * 40 + "\n")
+    (own / "HEAD").write_text("ref: refs/heads/topic\n")
+    (own / "commondir").write_text("../..\n")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / ".git").write_text(f"gitdir: {own}\n")
+    assert commit(second) == "d" * 40
+    (second / ".git").write_text("gitdir: ../nowhere\n")
+    assert commit(second) is None
