@@ -36,7 +36,7 @@ def training_table(results: Path = RESULTS) -> str:
     ]
     for r in trainings(results):
         where = r["environment"]
-        machine = where["cpu"] if r["device"] == "cpu" else r["device"]
+        machine = _plain(where["cpu"]) if r["device"] == "cpu" else r["device"]
         if r["device"] == "cpu":
             machine += f", {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
         lines.append(
