@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,10 +39,12 @@ class Device:
 class Options:
     """What the kernels may ask: `threads` on the CPU, `conv`, "auto" or "direct", and `precision`.
 
+    `processes` is how many processes may share a batch on the CPU, and the threads.
     `precision` is one of `minires.devices.PRECISIONS`; on the CPU it is always fp32.
     """
 
     threads: int = 1
+    processes: int = 1
     conv: str = "auto"
     precision: str = "fp32"
 
@@ -200,6 +203,16 @@ def to_device(array: Array, device: Device) -> Array:
     cupy = importlib.import_module("cupy")
     with cupy.cuda.Device(device.index):
         return cupy.asarray(array)
+
+
+def shared_zeros(size: int, dtype: Any) -> np.ndarray:
+    """A vector of `size` zeros that this process, and those forked from it, all read and write."""
+    dtype = np.dtype(dtype)
+    try:
+        memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
+    except OSError as error:
+        raise MemoryError(f"no {size * dtype.itemsize / 1e9:.1f} GB of shared memory") from error
+    return np.frombuffer(memory, dtype)[:size]
 
 
 _scratch: dict[str, tuple[Callable[[], int], Callable[[], None]]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,18 +20,24 @@ OLDEST_GPU = (7, 5)
 
 
 def select_device(
-    name: str = "auto", threads: int | None = None, conv: str = "auto", precision: str = "fp32"
+    name: str = "auto",
+    threads: int | None = None,
+    conv: str = "auto",
+    precision: str = "fp32",
+    processes: int | None = None,
 ) -> Device:
     """Resolve `name` ("auto", "cpu", "gpu" or "gpu:1"), and load the kernels of that device.
 
     `threads` is the number of CPU threads (default: all cores that this process may use), `conv`
-    is "auto" (Winograd where it fits) or "direct", `precision` one of `PRECISIONS`. Raises
+    is "auto" (Winograd where it fits) or "direct", `precision` one of `PRECISIONS`. `processes` is
+    how many processes may share a batch and the threads on the CPU (default: `threads`). Raises
     `DeviceError` if a GPU was asked for, or is needed for the precision, and cannot be used,
     `UsageError` for a name or number that means nothing.
     """
     device = _parse_device(name)
     _check_precision(precision, name, device)
     options.threads = _check_threads(threads)
+    options.processes = _check_processes(processes, device)
     if conv not in ("auto", "direct"):
         raise UsageError(f"--conv {conv}: unknown; use auto or direct")
     options.conv = conv
@@ -74,6 +81,22 @@ def _check_threads(threads: int | None) -> int:
     if threads < 1:
         raise UsageError(f"--threads {threads}: must be at least 1")
     return threads
+
+
+def can_fork() -> bool:
+    """Whether a process that has computed can be forked and both go on.
+
+    On macOS a forked process may not use some of the system's libraries; Windows has no fork.
+    """
+    return sys.platform == "linux" and hasattr(os, "fork")
+
+
+def _check_processes(processes: int | None, device: Device) -> int:
+    if processes is not None and processes < 1:
+        raise UsageError(f"--processes {processes}: must be at least 1")
+    if device.kind == "gpu" or not can_fork():
+        return 1
+    return options.threads if processes is None else min(processes, options.threads)
 
 
 def _parse_device(name: str) -> Device:

@@ -21,15 +21,16 @@ ALLOWED = {
     "backend": LOWER,
     "devices": LOWER | {"backend"},
     "environment": LOWER | {"devices"},
+    "processes": LOWER | {"backend"},
     "functional": LOWER | {"backend"},
-    "kernels": LOWER | {"backend", "functional"},
+    "kernels": LOWER | {"backend", "functional", "processes"},
     "nn": LOWER | {"backend", "functional"},
     "models": LOWER | {"backend", "functional", "nn"},
     "optim": LOWER | {"backend", "functional", "nn"},
     "data": LOWER | {"backend", "functional"},
     "training": LOWER
     | {"backend", "devices", "functional", "nn", "models", "optim", "data", "recipes"}
-    | {"environment"},
+    | {"environment", "processes"},
 }
 """What each part may import besides itself. The parts not named here may import all but `cli`."""
 

@@ -27,6 +27,7 @@ from minires.models import build
 from minires.models.registry import OPTIONS, architecture_of
 from minires.nn import CrossEntropyLoss
 from minires.optim import SGD, LossScaler
+from minires.training.data_parallel import DataParallel
 from minires.training.graph import GraphedStep
 from minires.training.step import TrainingStep
 
@@ -116,7 +117,8 @@ class MiniresContender(Contender):
             decay_all=True,
         )
         scaler = LossScaler(device) if options.precision == "fp16" else None
-        self.work = TrainingStep(self.model, CrossEntropyLoss(), optimizer, scaler)
+        self.network = DataParallel(self.model, len(batch[0]))
+        self.work = TrainingStep(self.network, CrossEntropyLoss(), optimizer, scaler)
         images = batch[0].astype(activation_dtype(device), copy=False)
         self.images, self.labels = (to_device(array, device) for array in (images, batch[1]))
         self.notes: list[str] = []
@@ -134,14 +136,14 @@ class MiniresContender(Contender):
         if self.loops is not None:
             choose_loops(self.loops)
         self._training = mode == TRAINING
-        if self.model.training != self._training:
-            self.model.train(self._training)
+        if self.network.training != self._training:
+            self.network.train(self._training)
 
     def begin(self) -> None:
         """One training step, or one inference over the batch."""
         if not self._training:
             with fixed_weights(self.work.weights):
-                self.model(self.images)
+                self.network(self.images)
         elif self._graphed is None:
             self.step()
         else:

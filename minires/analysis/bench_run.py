@@ -185,6 +185,7 @@ class _Run:
             "batch_size": self.config.batch_size,
             "conv": self.config.conv,
             "precision": self.config.precision,
+            "processes": self.ours[0].network.processes,
             "rounds": len(next(iter(timings.seconds.values()))),
             "machine": {
                 **self.machine,

@@ -54,6 +54,7 @@ def _report(device_name: str, threads: int | None, data_dir: Path | None) -> dic
         "cores": {"usable": devices.available_cores(), "all": os.cpu_count()},
         "device": str(device),
         "threads": backend.options.threads,
+        "processes": backend.options.processes,
         "gpus": devices.describe_gpus(),
         "why_no_gpu": reason,
         "blas": _blas(),
@@ -135,12 +136,18 @@ def _show(report: dict[str, Any]) -> None:
     console.print("float32 runs the kernels; float64, and what a kernel declines, the reference.")
 
 
+def _processes(report: dict[str, Any]) -> str:
+    """What stands behind the number of threads."""
+    most = report["processes"]
+    return "" if most == 1 else f", in up to {most} processes for large batches"
+
+
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text for everything but the table of kernels."""
     cores = report["cores"]
     lines = [
         ("minires", f"{report['minires']}, Python {report['python']}, {report['platform']}"),
-        ("device", f"{report['device']}, {report['threads']} CPU threads"),
+        ("device", f"{report['device']}, {report['threads']} CPU threads{_processes(report)}"),
         ("CPU", f"{cores['usable']} of {cores['all']} cores usable"),
     ]
     for gpu in report["gpus"]:

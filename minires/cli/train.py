@@ -34,7 +34,7 @@ GROUPS = {
         *("clip_norm", "clip_value", "ema", "label_smoothing"),
     ),
     "Machine and output": (
-        *("seed", "device", "precision", "graph", "threads", "conv"),
+        *("seed", "device", "precision", "graph", "threads", "processes", "conv"),
         *("save_every", "log_every", "eval_batch_size", "as_json"),
     ),
 }

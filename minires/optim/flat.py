@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minires.backend import Array, Device, array_module, weight_layout
+from minires.backend import Array, Device, array_module, shared_zeros, weight_layout
 from minires.nn.module import Parameter, settle
 
 ALIGNMENT = 128
@@ -41,7 +41,9 @@ class FlatGroup:
         like = [parameter.data for parameter in self.parameters[:1]]
         self.xp = array_module(*like)
         self.dtype = np.dtype(dtypes[0] if dtypes else np.float32)
-        self.weights = self.xp.zeros(size, self.dtype)
+        # processes that are forked later share the weights, and see every update
+        zeros = shared_zeros if self.xp is np else self.xp.zeros
+        self.weights = zeros(size, self.dtype)
         self.grads = self.xp.zeros(size, self.dtype)
         for index, parameter in enumerate(self.parameters):
             parameter.rehome(self.view(self.weights, index), self.view(self.grads, index))

@@ -200,6 +200,14 @@ class TrainConfig:
     threads: int | None = _option(
         None, "CPU threads.", kind=int, low=1, same_result=True, shown="all cores"
     )
+    processes: int | None = _option(
+        None,
+        "CPU processes that share a batch, and the threads, where each gets 32 images; 1: none.",
+        kind=int,
+        low=1,
+        same_result=True,
+        shown="as --threads",
+    )
     conv: str = _option(
         "auto",
         "Convolution kernels: auto picks the fastest, direct avoids Winograd.",

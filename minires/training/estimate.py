@@ -2,8 +2,9 @@
 
 A throwaway copy of the model makes a few steps on black images with two small batches. What a step
 costs is a fixed part plus a part for each image, so two measurements give the line, and the line
-gives the real batch. On the CPU, tracemalloc sees every array that NumPy allocates; on a GPU, the
-arrays come from a memory pool of the probe's own.
+gives the real batch; processes that share a batch are timed with 32 images each. On the CPU,
+tracemalloc sees every array that NumPy allocates; on a GPU, the arrays come from a memory pool of
+the probe's own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from minires.backend import (
 from minires.errors import DeviceError
 from minires.nn import CrossEntropyLoss
 from minires.training.config import TrainConfig
+from minires.training.data_parallel import LEAST_IMAGES, DataParallel
 from minires.training.setup import (
     TrainingData,
     make_average,
@@ -91,8 +94,7 @@ def estimate(config: TrainConfig, data: TrainingData, device: Device, steps: int
     peaks = {size: probe.peak_bytes(size) for size in sorted(sizes)}
     peak_bytes = used + round(_extrapolate(peaks, config.batch_size))
     largest = None if free is None else largest_batch(peaks, free)
-    times = {size: probe.seconds(size) for size in sorted(sizes)}
-    per_step = max(_extrapolate(times, config.batch_size), times[large])
+    per_step = probe.seconds_per_step(sorted(sizes))
     validated = len(data.val_indices) / len(data.train_indices) * EVALUATION_SHARE
     return Estimate(steps * per_step * (1 + validated), peak_bytes, free, largest)
 
@@ -148,7 +150,9 @@ class _Probe:
         loss = CrossEntropyLoss(self.config.label_smoothing)
         optimizer = make_optimizer(self.config, model)
         average = make_average(self.config, model, optimizer)
-        return TrainingStep(model, loss, optimizer, make_scaler(self.config, self.device), average)
+        network = DataParallel(model, self.config.batch_size)
+        scaler = make_scaler(self.config, self.device)
+        return TrainingStep(network, loss, optimizer, scaler, average)
 
     def step(self, batch: int) -> None:
         """One update from `batch` black images, with a rate of zero."""
@@ -158,6 +162,22 @@ class _Probe:
         self.work.forward_backward(x, labels)
         self.work.update(0.0, decay=self.config.ema)
         synchronize(self.device)
+
+    def seconds_per_step(self, sizes: Sequence[int]) -> float:
+        """What a step of the real batch takes, from some of `sizes`.
+
+        Processes that share a batch are timed with as few images as they share.
+        """
+        batch, processes = self.config.batch_size, self.work.model.processes
+        if processes == 1:
+            times = {size: self.seconds(size) for size in sizes}
+            return max(_extrapolate(times, batch), times[max(sizes)])
+        fewest = processes * LEAST_IMAGES
+        self.step(fewest)
+        try:
+            return self.seconds(fewest) * batch / fewest
+        finally:
+            self.work.model.close()
 
     def seconds(self, batch: int) -> float:
         """The shorter of two steps."""
@@ -184,11 +204,15 @@ class _Probe:
             self.step(batch)
             self.step(batch)
             traced = tracemalloc.get_traced_memory()[1] - before
-            return traced + scratch_peak_bytes(self.device) - scratch
+            return traced + scratch_peak_bytes(self.device) - scratch + self._shared_bytes()
         finally:
             if not already:
                 tracemalloc.stop()
 
+    def _shared_bytes(self) -> int:
+        """The weights, which lie where tracemalloc does not look, and the helpers' gradients."""
+        weights = sum(group.weights.nbytes for group in self.work.optimizer.groups)
+        return weights * self.work.model.processes
 
     def _pool_bytes(self, batch: int) -> int:
         """What a GPU's memory pool has had to ask for, for a model and two steps."""

@@ -11,6 +11,7 @@ import numpy as np
 from minires.backend import Array, array_module, fixed_weights, to_host
 from minires.functional.loss import cross_entropy_forward
 from minires.nn import convolution_weights
+from minires.training.data_parallel import DataParallel
 
 if TYPE_CHECKING:
     from minires.data import Loader
@@ -57,6 +58,9 @@ def evaluate(
     sums stay on the device until the end. `tta` (test-time augmentation) takes the mean of the
     logits of each image and of its mirror.
     """
+    if not isinstance(model, DataParallel):
+        with DataParallel(model, loader.batch_size) as network:
+            return evaluate(network, loader, num_classes, on_batch, tta)
     was_training = model.training
     model.eval()
     loss_sum, correct, counts, images = 0.0, 0, 0, 0

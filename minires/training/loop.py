@@ -21,6 +21,7 @@ from minires.errors import DivergedError
 from minires.nn import CrossEntropyLoss, Module
 from minires.optim import LossScaler, Optimizer, WeightAverage
 from minires.optim.schedules import Plateau, PlateauState, Schedule
+from minires.training.data_parallel import DataParallel
 from minires.training.evaluate import evaluate
 from minires.training.graph import GraphedStep
 from minires.training.interrupt import InterruptGuard
@@ -136,8 +137,9 @@ class Trainer:
         self.epochs = epochs
         self.device = device
         self.scaler = scaler
+        self.network = DataParallel(model, train_loader.batch_size)
         self.work = TrainingStep(
-            model,
+            self.network,
             CrossEntropyLoss(label_smoothing),
             optimizer,
             scaler,
@@ -184,6 +186,7 @@ class Trainer:
                 where = f"stopped after step {self.state.step} of {self.total_steps}, saved"
                 raise interrupt.error(where) from None
             finally:
+                self.network.close()
                 for callback in self.callbacks:
                     callback.close()
 
@@ -202,7 +205,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """The steps of this epoch that are still to do."""
         state = self.state
-        self.model.train()
+        self.network.train()
         self._train_clock = time.monotonic()
         loader = self.train_loader
         batches = loader.epoch if self.graphed is None else loader.index_batches
@@ -257,7 +260,7 @@ class Trainer:
         if self.val_loader is not None:
             with self.averaged():
                 result = evaluate(
-                    self.model, self.val_loader, self.num_classes, self._on_evaluate, self.tta
+                    self.network, self.val_loader, self.num_classes, self._on_evaluate, self.tta
                 )
             metrics["val_loss"], metrics["val_accuracy"] = result.loss, result.accuracy
             state.val_accuracy = result.accuracy

@@ -36,7 +36,9 @@ def start(
     Everything that can be checked is checked before the folder is made.
     """
     check_model(config)
-    device = select_device(config.device, config.threads, config.conv, config.precision)
+    device = select_device(
+        config.device, config.threads, config.conv, config.precision, config.processes
+    )
     data = load_training_data(config)
     check_kernels(device, say)
     model = make_model(config, data.num_classes, device)
@@ -53,6 +55,7 @@ def start(
             config,
             device=str(device),
             threads=options.threads,
+            processes=options.processes,
             data_dir=config.data_dir and str(Path(config.data_dir).resolve()),
         )
         if config.device == "auto" and device.kind == "cpu":
@@ -93,7 +96,9 @@ def resume(
             say(f"{path} is finished already: {epochs} epoch{'s' * (epochs != 1)}, {test}")
             return result
         _note_rounding(config, asked, say)
-        device = select_device(asked.device, asked.threads, asked.conv, asked.precision)
+        device = select_device(
+            asked.device, asked.threads, asked.conv, asked.precision, asked.processes
+        )
         data = load_training_data(asked)
         refuse_differences(path, _data_differences(checkpoint, data))
         data = replace(data, normalization=Normalization(checkpoint.mean, checkpoint.std))
@@ -105,7 +110,7 @@ def resume(
 
 
 def _note_rounding(config: TrainConfig, asked: TrainConfig, say: Say) -> None:
-    for name in ("device", "threads", "conv"):
+    for name in ("device", "threads", "processes", "conv"):
         before, now = getattr(config, name), getattr(asked, name)
         if before != now:
             say(f"note: {name} was {before}, is {now} now: results may differ in rounding")

@@ -19,6 +19,7 @@ from minires.training.callbacks import DrawCurves, LogHistory, SaveCheckpoints
 from minires.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from minires.training.config import TrainConfig
 from minires.training.curves import draw_curves
+from minires.training.data_parallel import processes_for
 from minires.training.estimate import Estimate, estimate, out_of_memory
 from minires.training.evaluate import evaluate
 from minires.training.history import History, cut_history, read_history
@@ -220,7 +221,7 @@ class Training:
             f"model    {config.model}, {self.parameters:,} parameters"
             + (f" ({self.trained:,} trained)" if self.trained < self.parameters else "")
             + f", on {self.device}"
-            + (f" with {config.threads} threads" if self.device.kind == "cpu" else "")
+            + (self._sharing() if self.device.kind == "cpu" else "")
         )
         self.say(
             f"data     {config.dataset}: {len(data.train_indices):,} images to train on, "
@@ -229,6 +230,15 @@ class Training:
         self.say(f"pixels   mean {_numbers(norm.mean)}, std {_numbers(norm.std)} (from 0 to 1)")
         if self.state.step:
             self.say(f"resumed  after step {self.state.step:,} of {trainer.total_steps:,}")
+
+    def _sharing(self) -> str:
+        """How the cores of a CPU share the work."""
+        threads = self.config.threads
+        processes = processes_for(self.model, self.config.batch_size)
+        if processes == 1:
+            return f" with {threads} thread{'s' * (threads != 1)}"
+        each = threads // processes
+        return f" in {processes} processes" + (f" of {each} threads" if each > 1 else "")
 
     def _say_estimate(self, steps: int) -> None:
         """Say how long `steps` more steps will take, and whether they fit into memory."""
@@ -283,6 +293,7 @@ class Training:
             "seconds": round(trainer.seconds(), 1),
             "device": str(self.device),
             "threads": self.config.threads,
+            "processes": processes_for(self.model, self.config.batch_size),
             "seed": self.config.seed,
             "config": self.config.to_dict(),
             "environment": environment(),

@@ -156,6 +156,7 @@ def chunks(request, monkeypatch):
         monkeypatch.setattr(loops, "NUMPY_PLANE_BYTES", 0)
         monkeypatch.setattr(direct, "_COLUMN_BYTES", 0)
         monkeypatch.setattr(elementwise, "PIECE", 1500)
+        monkeypatch.setattr(elementwise, "SHARED_PIECE", 1500)
         monkeypatch.setattr(
             convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
         )

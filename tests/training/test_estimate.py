@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from minires.backend import CPU
+from minires.devices import can_fork, select_device
 from minires.training import estimate as module
 from minires.training.resolve import resolve
 from minires.training.setup import load_training_data
@@ -77,3 +78,16 @@ def test_the_probe_leaves_the_training_alone(config, data):
     module.estimate(config, data, CPU, steps=1)
     after = make_model(config, data.num_classes, CPU).state_dict()
     assert all((before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked here")
+def test_processes_that_share_a_batch_are_timed_together(config, data, monkeypatch):
+    select_device("cpu", threads=2)
+    steps, timed = [], []
+    monkeypatch.setattr(module._Probe, "step", lambda self, batch: steps.append(batch))
+    monkeypatch.setattr(module._Probe, "seconds", lambda self, batch: timed.append(batch) or 3.0)
+    probe = module._Probe(replace(config, batch_size=160), data.num_classes, CPU)
+    select_device("cpu")
+    assert probe.work.model.processes == 2
+    assert probe.seconds_per_step([7, 27]) == 3.0 * 160 / 64
+    assert (steps, timed) == ([64], [64])

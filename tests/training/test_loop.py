@@ -26,6 +26,8 @@ STEPS, BATCH = 3, 4
 class ArrayLoader:
     """Batches of random images with fixed labels; epoch `poison` holds a NaN in its 2nd batch."""
 
+    batch_size = BATCH
+
     def __init__(self, steps=STEPS, poison=None):
         self.steps = steps
         self.poison = poison
@@ -280,6 +282,8 @@ def test_evaluation_counts_by_class():
             return np.eye(3, dtype=np.float32)[[0, 1, 1, 1]] * 20
 
     class Loader:
+        batch_size = 8
+
         def __len__(self):
             return 1
 

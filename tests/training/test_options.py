@@ -242,6 +242,8 @@ def test_tta_is_the_mean_of_the_logits_of_image_and_mirror():
     x, labels = rng.normal(size=(20, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, 20)
 
     class Loader:
+        batch_size = 8
+
         def __len__(self):
             return 1
 
@@ -274,6 +276,8 @@ def one_batch_trainer(labels, **options):
     x = rng.normal(size=(8, 3, 32, 32)).astype(np.float32)
 
     class Loader:
+        batch_size = 8
+
         def __len__(self):
             return 1
 

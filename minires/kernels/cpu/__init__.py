@@ -8,9 +8,9 @@ the images, with BLAS at one thread each.
 import threadpoolctl
 
 from minires import backend
-from minires.kernels.cpu import blocks, buffers, conv2d, dropout, fused, pooling, simple
+from minires.kernels.cpu import batch_norm, blocks, buffers, conv2d, dropout, fused, pooling, simple
 
 backend.report_scratch("cpu", buffers.pool.nbytes, buffers.pool.forget_peak)
 threadpoolctl.threadpool_limits(1, user_api="blas")
 
-__all__ = ["blocks", "conv2d", "dropout", "fused", "pooling", "simple"]
+__all__ = ["batch_norm", "blocks", "conv2d", "dropout", "fused", "pooling", "simple"]

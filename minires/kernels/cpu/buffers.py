@@ -28,13 +28,16 @@ class BufferPool:
     """Float32 arrays in memory order (H, W, N, C), with or without a border of zeros."""
 
     def __init__(self) -> None:
-        self._chunks: list[_Chunk] = []
         self._bordered: set[int] = set()
         self.start_anew()
 
     def start_anew(self) -> None:
-        """Forget who is being served: in a forked process nobody is."""
+        """Forget who is being served, and all memory, in a forked process.
+
+        Nobody is served there, and a page of the parent's would be copied before it is written.
+        """
         self._turn = threading.Lock()
+        self._chunks: list[_Chunk] = []
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """A contiguous array of `shape`; its values are left from an earlier use."""

@@ -14,10 +14,10 @@ import numpy as np
 from minires.backend import Array, kernel
 from minires.functional.dropout import DropoutCache
 from minires.functional.dropout import dropout_backward as _backward
-from minires.functional.dropout import dropout_forward as _forward
-from minires.functional.random import DROPOUT, random_bits
+from minires.functional.random import DROPOUT, random_bits, uniform
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.threads import parallel, shards
+from minires.processes import first_image
 
 _GOLDEN = 0x9E3779B97F4A7C15  # as in `functional.random`, whose SplitMix64 is repeated here
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
@@ -30,7 +30,7 @@ def dropout_forward(
 ) -> tuple[Array, DropoutCache]:
     """`functional.dropout.dropout_forward`."""
     if x.ndim != 4:
-        return _forward.reference(x, p, seed, layer, step)  # vectors are small
+        return _small(x, p, random_bits(seed, DROPOUT, layer, step, _numbers(x)))
     hwnc = as_hwnc(x)
     if hwnc is None:
         return NotImplemented
@@ -40,11 +40,11 @@ def dropout_forward(
     # uniform(bits) >= p, as a comparison of the bits: uniform keeps the upper 24 of 64
     least = np.uint64(math.ceil(float(np.float32(p)) * 2**24) << 40)
     scale = np.float32(1.0 / (1.0 - p))
-    parts = shards(n)
+    parts, first = shards(n), first_image()
 
     def work(thread: int) -> None:
         images = parts[thread]
-        numbers = np.arange(images.start * c, images.stop * c, dtype=np.uint64)
+        numbers = np.arange((first + images.start) * c, (first + images.stop) * c, dtype=np.uint64)
         steps = numbers.reshape(-1, c) * np.uint64(h * w * _GOLDEN % _WORD)
         bits, shifted = np.empty_like(steps), np.empty_like(steps)
         for row, column in np.ndindex(h, w):
@@ -61,6 +61,18 @@ def dropout_forward(
 
     parallel(work, len(parts))
     return logical(y), DropoutCache(logical(factor))
+
+
+def _numbers(x: Array) -> np.ndarray:
+    """The number of each value of vectors x (N, ...) in the whole batch's."""
+    return np.arange(x.size) + first_image() * (x.size // max(1, len(x)))
+
+
+def _small(x: Array, p: float, bits: np.ndarray) -> tuple[Array, DropoutCache]:
+    """Vectors: as the reference does it."""
+    keep = uniform(bits).reshape(x.shape) >= p
+    factor = keep.astype(x.dtype) * x.dtype.type(1.0 / (1.0 - p))
+    return x * factor, DropoutCache(factor)
 
 
 @kernel("dropout_backward", "cpu")

@@ -13,17 +13,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minires.backend import options
 from minires.kernels.cpu.buffers import Workspace
 from minires.kernels.cpu.regions import Region
 
-PIECE = 262_144  # values
+PIECE, SHARED_PIECE = 65_536, 262_144  # values, in a thread on its own and beside others
 
 
 def _pieces(
     rows: int, columns: int, length: int, *regions: Region | None
 ) -> Iterator[list[np.ndarray | None]]:
     """The regions side by side, each as views (height, columns, length); None stays None."""
-    height = max(1, PIECE // (columns * length))
+    values = PIECE if options.threads == 1 else SHARED_PIECE
+    height = max(1, values // (columns * length))
     for first in range(0, rows, height):
         count = min(height, rows - first)
         yield [None if r is None else _view(r, first, count, columns, length) for r in regions]

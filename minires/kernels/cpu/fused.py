@@ -17,9 +17,9 @@ from minires.functional.conv import Conv2dCache, conv2d_forward
 from minires.functional.fused import ConvBNReLUCache, EvaluationUnit
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops, whole
+from minires.kernels.cpu.batch_norm import affine, batch_moments, gradients, update_running
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import chunks
-from minires.kernels.cpu.elementwise import combine_moments
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import Piece, parallel, pieces, workspace
@@ -51,7 +51,7 @@ def conv_bn_relu_forward(
         conv = strategy(x, weight, stride, padding, unit=True)
     else:
         mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
-        inv_std, scale, shift = _affine(gamma, beta, mean, variance, eps)
+        inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
         conv = strategy(x, weight * scale[:, None, None, None], stride, padding, shift, unit=True)
     if conv is None:
         return NotImplemented
@@ -62,9 +62,9 @@ def conv_bn_relu_forward(
     run = _Forward(conv, region(out), extra, n, k, relu)
     if training:
         y = pool.take((h, w, n, k))
-        mean, variance = run.convolve(y)
-        _update_running(running_mean, running_var, mean, variance, n * h * w, momentum)
-        inv_std, scale, shift = _affine(gamma, beta, mean, variance, eps)
+        count, mean, variance = run.convolve(y)
+        update_running(running_mean, running_var, mean, variance, count, momentum)
+        inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
         run.normalize(y, scale, shift)
     else:
         y = None
@@ -112,25 +112,11 @@ def _with_affine(cache: ConvBNReLUCache, scale: np.ndarray, shift: np.ndarray) -
     return extended
 
 
-def _affine(gamma, beta, mean, variance, eps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """1 / std (float64), and batch norm as y * scale + shift."""
-    inv_std = 1.0 / np.sqrt(variance + eps)
-    scale = gamma * inv_std
-    shift = beta - mean * scale
-    return inv_std, scale.astype(np.float32), shift.astype(np.float32)
-
-
 def folded(unit: EvaluationUnit) -> tuple[np.ndarray, np.ndarray]:
     """The unit's weights with batch norm's scale inside, and its shift as their bias."""
     mean, variance = unit.running_mean.astype(np.float64), unit.running_var.astype(np.float64)
-    _, scale, shift = _affine(unit.gamma, unit.beta, mean, variance, unit.eps)
+    _, scale, shift = affine(unit.gamma, unit.beta, mean, variance, unit.eps)
     return unit.weight * scale[:, None, None, None], shift
-
-
-def _update_running(running_mean, running_var, mean, variance, count, momentum) -> None:
-    unbiased = variance * (count / max(count - 1, 1))
-    running_mean += momentum * (mean.astype(np.float32) - running_mean)
-    running_var += momentum * (unbiased.astype(np.float32) - running_var)
 
 
 class _Forward:
@@ -142,8 +128,8 @@ class _Forward:
         self.h, self.w = conv.output_size
         self.shares = conv.shares
 
-    def convolve(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """y (H, W, N, K) = conv(x); its mean and biased variance per channel, float64."""
+    def convolve(self, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """y (H, W, N, K) = conv(x); the batch's count, mean and biased variance per channel."""
         flat = y.reshape(self.h, self.w, -1)
         moments = [np.zeros((3, self.k)) for _ in self.shares]
         self.conv.begin_forward()
@@ -159,10 +145,7 @@ class _Forward:
                 loops.add_moments(chunk, rows, self.w, length, moments[thread], ws)
 
         parallel(work, len(self.shares))
-        total = moments[0]
-        for other in moments[1:]:
-            combine_moments(total, other[0, 0], other[1], other[2])
-        return total[1], total[2] / total[0, 0]
+        return batch_moments(moments)
 
     def normalize(self, y: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> None:
         """out = relu(y * scale + shift + shortcut)."""
@@ -223,23 +206,16 @@ def conv_bn_relu_backward(
     if conv is None:
         return NotImplemented
     run = _Backward(conv, grad_output, cache)
-    sums = run.sums()
-    count = y.shape[0] * y.shape[1] * y.shape[2]
-    inv_std, mean = norm.inv_std.astype(np.float64), norm.mean.astype(np.float64)
-    grad_beta, grad_gamma = sums[0], sums[1] * inv_std
-    # grad_y = scale * (g - sum(g)/M - x_hat * sum(g x_hat)/M), as a * g + b * y + c.
-    scale = norm.weight * inv_std
-    b = -scale * inv_std * grad_gamma / count
-    c = -scale * grad_beta / count - b * mean
-    run.convolve(np.stack([scale, b, c]).astype(np.float32), need_grad_x)
+    grad_gamma, grad_beta, coefficients = gradients(run.sums(), y.shape, norm)
+    run.convolve(coefficients, need_grad_x)
     grad_shortcut = None
     if cache.has_shortcut:
         grad_shortcut = grad_output if run.masked is None else logical(run.masked)
     return (
         conv.grad_input(),
         conv.grad_weight(),
-        grad_gamma.astype(np.float32),
-        grad_beta.astype(np.float32),
+        grad_gamma,
+        grad_beta,
         grad_shortcut,
     )
 
