@@ -39,12 +39,13 @@ class Device:
 class Options:
     """What the kernels may ask: `threads` on the CPU, `conv`, "auto" or "direct", and `precision`.
 
-    `processes` is how many processes may share a batch on the CPU, and the threads.
+    `processes` is how many processes are to share a batch on the CPU, and the threads; None leaves
+    it to what pays.
     `precision` is one of `minires.devices.PRECISIONS`; on the CPU it is always fp32.
     """
 
     threads: int = 1
-    processes: int = 1
+    processes: int | None = 1
     conv: str = "auto"
     precision: str = "fp32"
 

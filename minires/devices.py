@@ -30,7 +30,7 @@ def select_device(
 
     `threads` is the number of CPU threads (default: all cores that this process may use), `conv`
     is "auto" (Winograd where it fits) or "direct", `precision` one of `PRECISIONS`. `processes` is
-    how many processes may share a batch and the threads on the CPU (default: `threads`). Raises
+    how many processes share a batch and the threads on the CPU (default: what pays). Raises
     `DeviceError` if a GPU was asked for, or is needed for the precision, and cannot be used,
     `UsageError` for a name or number that means nothing.
     """
@@ -91,12 +91,12 @@ def can_fork() -> bool:
     return sys.platform == "linux" and hasattr(os, "fork")
 
 
-def _check_processes(processes: int | None, device: Device) -> int:
+def _check_processes(processes: int | None, device: Device) -> int | None:
     if processes is not None and processes < 1:
         raise UsageError(f"--processes {processes}: must be at least 1")
     if device.kind == "gpu" or not can_fork():
         return 1
-    return options.threads if processes is None else min(processes, options.threads)
+    return None if processes is None else min(processes, options.threads)
 
 
 def _parse_device(name: str) -> Device:

@@ -3,7 +3,8 @@
 A process's high-water mark never falls, and several programs in one process share it, so each
 contender gets a fresh child. The child imports everything, makes its batch, runs a tiny network
 once (which loads and compiles code), and notes its memory; then it builds the model and runs it.
-What it needs on top is the peak: weights, gradients, optimizer state, activations and scratch.
+What it needs on top is the peak: weights, gradients, optimizer state, activations and scratch. The
+processes that share a batch with it count as well, with the memory that is theirs alone.
 
 From one child to the next PyTorch's peak differs by some tens of MiB, with how its threads come to
 share the allocator; that of minires is the same to a few.
@@ -39,6 +40,7 @@ def peak_memory(
     conv: str,
     device: str = "cpu",
     precision: str = "fp32",
+    processes: int | None = None,
 ) -> int | None:
     """The peak bytes that `contender` needs for `mode`, or None if it can't be told.
 
@@ -53,6 +55,7 @@ def peak_memory(
         "conv": conv,
         "device": device,
         "precision": precision,
+        "processes": processes,
     }
     code = "from minires.analysis.bench_memory import child; child()"
     root = str(Path(__file__).resolve().parents[2])
@@ -87,8 +90,9 @@ def _measure(
     conv: str,
     device: str,
     precision: str,
+    processes: int | None,
 ) -> int | None:
-    place = select_device(device, threads, conv, precision)
+    place = select_device(device, threads, conv, precision, processes)
     if place.kind == "gpu":
         return _measure_on_gpu(contender, spec, mode, batch_size, threads, place)
     batch = random_batch(batch_size)

@@ -46,6 +46,7 @@ class BenchConfig:
     batch_size: int = 128
     device: str = "auto"
     threads: int | None = None
+    processes: int | None = None
     conv: str = "auto"
     precision: str = "fp32"
     against: str | None = None
@@ -64,7 +65,9 @@ def run_benchmark(config: BenchConfig, say: Callable[[str], None]) -> dict[str, 
     Raises `MiniresError` where the kernels disagree with the reference, and, with `strict`, where
     a kernel declined and the reference ran.
     """
-    device = select_device(config.device, config.threads, config.conv, config.precision)
+    device = select_device(
+        config.device, config.threads, config.conv, config.precision, config.processes
+    )
     spec = build(config.model).spec
     notes: list[str] = []
     check_kernels(device, notes.append)
@@ -246,6 +249,7 @@ class _Run:
             config.conv,
             str(self.device),
             config.precision,
+            config.processes,
         )
 
     def _data(self, timings: Timings) -> dict[str, Any]:

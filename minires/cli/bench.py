@@ -46,6 +46,13 @@ PICTURE_FORMATS = (".png", ".svg", ".pdf")
 )
 @click.option("--threads", type=int, metavar="N", show_default="all cores", help="CPU threads.")
 @click.option(
+    "--processes",
+    type=int,
+    metavar="N",
+    show_default="what is fastest",
+    help="CPU processes that share a batch, and the threads.",
+)
+@click.option(
     "--conv",
     type=click.Choice(["auto", "direct"]),
     default="auto",

@@ -54,7 +54,7 @@ def _report(device_name: str, threads: int | None, data_dir: Path | None) -> dic
         "cores": {"usable": devices.available_cores(), "all": os.cpu_count()},
         "device": str(device),
         "threads": backend.options.threads,
-        "processes": backend.options.processes,
+        "processes": backend.options.processes or backend.options.threads,
         "gpus": devices.describe_gpus(),
         "why_no_gpu": reason,
         "blas": _blas(),

@@ -202,11 +202,11 @@ class TrainConfig:
     )
     processes: int | None = _option(
         None,
-        "CPU processes that share a batch, and the threads, where each gets 32 images; 1: none.",
+        "CPU processes that share a batch, and the threads, with 32 images each or more.",
         kind=int,
         low=1,
         same_result=True,
-        shown="as --threads",
+        shown="what is fastest",
     )
     conv: str = _option(
         "auto",

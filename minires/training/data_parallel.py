@@ -37,9 +37,9 @@ from minires.processes import ProcessGroup, sharing
 LEAST_IMAGES = 32
 """A process with fewer images of a batch would do more for the filters than for the images."""
 
-MOST_WEIGHTS = 4_000_000
-"""Each process has its own transformed filters and gradients: with more weights that costs more
-memory and time than the threads' waiting."""
+MOST_WEIGHTS = 8_000_000
+"""Each process has its own gradients and transformed filters. With more weights that is too much
+memory for a few percent of speed, unless somebody asks for it."""
 
 _FORWARD, _BACKWARD, _PEAK = range(1, 4)
 _ORDER_VALUES = 8
@@ -50,9 +50,11 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 def processes_for(module: Module, batch_size: int) -> int:
     """How many processes share a batch of `batch_size` images: 1 where that would not pay."""
-    if sum(p.size for _, p in module.named_parameters()) > MOST_WEIGHTS:
-        return 1
-    return max(1, min(options.processes, batch_size // LEAST_IMAGES))
+    processes = options.processes
+    if processes is None:
+        large = sum(p.size for _, p in module.named_parameters()) > MOST_WEIGHTS
+        processes = 1 if large else options.threads
+    return max(1, min(processes, batch_size // LEAST_IMAGES))
 
 
 class DataParallel(Module):

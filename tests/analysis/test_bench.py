@@ -394,6 +394,17 @@ def test_a_child_weighs_a_training_step():
     assert large - small > 0.8 * activations
 
 
+@pytest.mark.skipif(not devices.can_fork(), reason="a process that computes cannot be forked")
+def test_the_processes_that_share_a_batch_weigh_together():
+    spec = build("resnet8").spec
+    alone, shared = (
+        peak_memory("minires-numpy", spec, TRAINING, 64, 2, "auto", processes=n) for n in (1, 2)
+    )
+    if alone is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 0.8 * alone < shared < 2 * alone  # each has half of the activations
+
+
 def test_a_contender_that_cannot_run_weighs_nothing():
     spec = {**build("resnet8").spec, "name": "nothing"}
     assert peak_memory("minires-numpy", spec, TRAINING, 1, 1, "auto") is None

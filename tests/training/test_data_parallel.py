@@ -192,6 +192,9 @@ def test_a_network_with_many_weights_takes_one_process(monkeypatch):
         monkeypatch.setattr("minires.training.data_parallel.MOST_WEIGHTS", most)
         found.append(processes_for(model, BATCH))
     assert found == [1, 2]
+    devices.select_device("cpu", threads=2, processes=2)
+    monkeypatch.setattr("minires.training.data_parallel.MOST_WEIGHTS", 0)
+    assert processes_for(model, BATCH) == 2  # as was asked for
 
 
 def test_threads_are_shared_out_while_processes_compute():

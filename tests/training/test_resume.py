@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minires.devices import can_fork
 from minires.training.checkpoint import load_checkpoint, save_checkpoint
 from minires.training.history import read_history
 
@@ -98,6 +99,48 @@ def test_killed_and_resumed_is_the_same_run(tmp_path, whole, moment, step, saved
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 12
     assert_same_run(tmp_path / "run", whole)
+
+
+# The same 3 epochs of 4 steps with 270 of 300 images, in batches that two processes share.
+SHARED = [*TINY, "--limit", "300", "--batch-size", "64", "--threads", "2"]
+needs_fork = pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked")
+
+
+@needs_fork
+def test_two_processes_killed_and_resumed_are_the_same_run(tmp_path):
+    whole = run(tmp_path, *SHARED, "--run-dir", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert "in 2 processes" in whole.stderr
+    killed = run(tmp_path, *SHARED, "--run-dir", "run", program=(CHILD, "step", 10))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = run(tmp_path, "train", "--resume", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["steps"], result["processes"]) == (12, 2)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@needs_fork
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_of_a_training_saves(tmp_path, number, code):
+    """What a terminal does at Ctrl-C, and a service manager at the end."""
+    child = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", *SHARED, "--run-dir", "run", "--epochs", "400"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in child.stderr:
+        if line.startswith("epoch "):
+            os.killpg(child.pid, number)
+            break
+    last = child.stderr.readlines()[-1]  # ends when no helper holds it open any more
+    assert child.wait() == code
+    child.stderr.close()
+    assert "saved; to continue: python cli.py train --resume run" in last
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
