@@ -46,6 +46,7 @@ def select_device(
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("minires.kernels"):
             raise
+        options.processes = 1  # the reference knows of no others
     if device.kind == "gpu":
         importlib.import_module("cupy").cuda.Device(device.index).use()
         cuda_module("precision").set_precision(precision)

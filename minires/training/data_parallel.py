@@ -28,7 +28,7 @@ from types import TracebackType
 
 import numpy as np
 
-from minires.backend import Array, options, shared_zeros
+from minires.backend import Array, kernels_in_use, options, shared_zeros
 from minires.errors import DeviceError
 from minires.functional.gradients import add_in_place
 from minires.nn import Module, Parameter
@@ -77,8 +77,8 @@ class DataParallel(Module):
 
     def forward(self, x: Array) -> Array:
         """The logits (N, K) of x (N, C, H, W)."""
-        enough = self.processes > 1 and len(x) >= 2 * LEAST_IMAGES
-        self._shared = enough and self._ready(x)
+        able = self.processes > 1 and kernels_in_use()  # the reference takes any batch for whole
+        self._shared = able and len(x) >= 2 * LEAST_IMAGES and self._ready(x)
         if not self._shared:
             return self.module(x)
         with self._closed_after_an_error():

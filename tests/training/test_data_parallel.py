@@ -155,6 +155,19 @@ def test_frozen_parameters_get_no_gradient():
         assert p.grad.any() != p.frozen, name
 
 
+def test_the_reference_takes_one_process():
+    model, _ = make()
+    with DataParallel(model, BATCH) as network, reference_only():
+        network(batch()[0])
+        assert children() == []
+
+
+def test_without_kernels_there_is_one_process(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minires.kernels.cpu", None)  # as if deleted
+    devices.select_device("cpu", threads=2)
+    assert options.processes == 1
+
+
 def test_a_small_batch_takes_one_process():
     model, _ = make()
     with DataParallel(model, BATCH) as network:
