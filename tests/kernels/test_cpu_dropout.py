@@ -7,7 +7,9 @@ import pytest
 
 from minires import backend, devices
 from minires import functional as F
+from minires.devices import can_fork
 from minires.kernels.cpu.buffers import as_hwnc
+from minires.processes import ProcessGroup, sharing
 
 
 @pytest.fixture(autouse=True, params=[1, 3])
@@ -40,6 +42,19 @@ def test_equals_the_reference_bit_for_bit(shape, p, seed, layer, step):
     assert not backend.fallback_counts()
     for array in (y, found):
         assert array.dtype == np.float32 and as_hwnc(array) is not None, "would be copied"
+
+
+@pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked")
+@pytest.mark.parametrize("order", ["vectors", "hwnc", "nchw"])
+def test_a_share_of_a_batch_gets_its_part_of_the_mask(order):
+    x = in_hwnc((5, 3, 4, 2))
+    x = {"hwnc": x, "nchw": np.ascontiguousarray(x), "vectors": x.reshape(5, -1)}[order]
+    wanted, _ = F.dropout_forward.reference(x, 0.5, 1)
+    group = ProcessGroup(2)
+    group.rank = 1
+    with sharing(group, 5) as share:
+        y, _ = F.dropout_forward(x[share], 0.5, 1)
+    np.testing.assert_array_equal(y, wanted[share])
 
 
 def test_halves_mix_with_the_reference():

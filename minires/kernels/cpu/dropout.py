@@ -31,9 +31,9 @@ def dropout_forward(
     """`functional.dropout.dropout_forward`."""
     if x.ndim != 4:
         return _small(x, p, random_bits(seed, DROPOUT, layer, step, _numbers(x)))
-    hwnc = as_hwnc(x)
-    if hwnc is None:
+    if x.dtype != np.float32:
         return NotImplemented
+    hwnc = to_hwnc(x)
     h, w, n, c = hwnc.shape
     y, factor = pool.take(hwnc.shape), pool.take(hwnc.shape)
     state = int(random_bits(seed, DROPOUT, layer, step))
