@@ -293,7 +293,7 @@ class Training:
             "seconds": round(trainer.seconds(), 1),
             "device": str(self.device),
             "threads": self.config.threads,
-            "processes": processes_for(self.model, self.config.batch_size),
+            "processes": trainer.network.processes,
             "seed": self.config.seed,
             "config": self.config.to_dict(),
             "environment": environment(),

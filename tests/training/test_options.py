@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from minires.backend import Device
+from minires.devices import can_fork
 from minires.errors import Interrupted, UsageError
 from minires.models import build
 from minires.optim import SGD, WeightAverage, gradient_norm
@@ -349,3 +350,15 @@ def test_the_body_learns_at_its_own_rate():
 def test_options_that_do_not_go_together(options, words):
     with pytest.raises(UsageError, match=words):
         TrainConfig(**options)
+
+
+@pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked")
+@pytest.mark.parametrize("refused, processes", [(False, 2), (True, 1)])
+def test_the_result_says_how_many_processes_there_were(tmp_path, monkeypatch, refused, processes):
+    def refuse():
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    if refused:
+        monkeypatch.setattr(os, "fork", refuse)
+    result, _ = train(tmp_path / "run", batch_size=64, threads=2, epochs=1)
+    assert result["processes"] == processes
