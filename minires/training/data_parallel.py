@@ -264,8 +264,8 @@ class _Helpers:
         for parameter, gradient in zip(self.parameters, self.gradients[rank - 1], strict=True):
             parameter.zero_grad()
             parameter._grad = gradient
-        own = [buffer.data.copy() for buffer in self.buffers]  # the parent's are for it to write
-        common = [buffer.data for buffer in self.buffers]
+        common = [buffer.data for buffer in self.buffers]  # the parent's, for it to write
+        own = [data.copy() for data in common]
         training = None
         while True:
             self.group.meet()
@@ -277,6 +277,9 @@ class _Helpers:
                     self.module.train(training)
                     for buffer, data in zip(self.buffers, own if mode else common, strict=True):
                         buffer.data = data
+                if mode:
+                    for copy, data in zip(own, common, strict=True):
+                        copy[...] = data  # frozen batch norm reads them in training too
                 for module in self.drawing:
                     module.step = step
                 self.module.zero_grad()
