@@ -215,15 +215,10 @@ class _Helpers:
         _end(self.pids, os.getpid())
 
     def _look(self, rank: int) -> None:
-        """Raise if a helper has ended."""
-        pid = self.pids[rank - 1]
-        try:
-            ended = os.waitpid(pid, os.WNOHANG)[0] == pid
-        except ChildProcessError:
-            ended = True
-        if ended:
+        """Raise if any helper has ended: the one that this process waits for may wait for it."""
+        if any(_has_ended(pid) for pid in self.pids):
             said = bytes(self.message).rstrip(b"\0").decode(errors="replace")
-            what = said or "it was killed; is there enough memory?"
+            what = said or "it was killed; is there enough memory? --processes 1 needs less"
             raise DeviceError(f"a process that shared the batch ended early: {what}")
 
     @contextmanager
@@ -339,6 +334,14 @@ def _end(pids: list[int], parent: int) -> None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     pids.clear()
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether this child has ended; its number stays taken until `_end` buries it."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # somebody else has buried it
+        return True
 
 
 def _own_bytes() -> int:
