@@ -45,12 +45,19 @@ _FORWARD, _BACKWARD, _PEAK = range(1, 4)
 _ORDER_VALUES = 8
 _OUTPUT_VALUES = 4096  # of an image, at most; memory that is not touched costs nothing
 _MESSAGE_BYTES = 4000
+_IGNORED = signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def processes_for(module: Module, batch_size: int) -> int:
-    """How many processes share a batch of `batch_size` images: 1 where that would not pay."""
+    """How many processes share a batch of `batch_size` images: 1 where that would not pay.
+
+    Also 1 where the weights are not float32: the kernels know of other processes, the reference
+    does not.
+    """
     processes = options.processes
+    if any(p.data.dtype != np.float32 for _, p in module.named_parameters()):
+        return 1
     if processes is None:
         large = sum(p.size for _, p in module.named_parameters()) > MOST_WEIGHTS
         processes = 1 if large else options.threads
@@ -236,14 +243,21 @@ class _Helpers:
     def _fork(self, rank: int) -> int:
         """Fork the helper `rank`; its process number."""
         parent = os.getpid()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # other threads: they are idle
-            pid = os.fork()
+        # Held back until the helper ignores them: it must not unwind what is its parent's.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # other threads: they are idle
+                pid = os.fork()
+        finally:
+            if os.getpid() == parent:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid:
             return pid
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in _IGNORED:
                 signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             if os.getppid() == parent:
                 self._serve(rank)
