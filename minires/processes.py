@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,32 +79,37 @@ class ProcessGroup:
             self.look(rank)
 
 
-_group: ProcessGroup | None = None
+class _Here(threading.local):
+    """What this thread shares: another one may compute something else meanwhile."""
+
+    group: ProcessGroup | None = None
+
+
+_here = _Here()
 
 
 @contextmanager
 def sharing(group: ProcessGroup, images: int) -> Iterator[slice]:
-    """Compute this process's share of a batch of `images` while the context lasts: the share."""
-    global _group
-    before, _group = _group, group
+    """Compute a share of a batch of `images` in this thread while the context lasts: the share."""
+    before, _here.group = _here.group, group
     share = group.share_of(group.rank, images)
     group.images, group.first = images, share.start
     try:
         yield share
     finally:
-        _group = before
+        _here.group = before
 
 
 def gathered(values: np.ndarray) -> np.ndarray:
     """The float64 `values` of all processes that share the batch, in order; (1, ...) if alone."""
-    return values[None] if _group is None else _group.gather(values)
+    return values[None] if _here.group is None else _here.group.gather(values)
 
 
 def images_in_batch(images: int) -> int:
     """How many images the whole batch has, of which this process has `images`."""
-    return images if _group is None else _group.images
+    return images if _here.group is None else _here.group.images
 
 
 def first_image() -> int:
     """The number in the batch of this process's first image."""
-    return 0 if _group is None else _group.first
+    return 0 if _here.group is None else _here.group.first

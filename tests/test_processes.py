@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_within_a_share_the_batch_is_known():
     np.testing.assert_array_equal(facts, [[0, 5, 5, 0], [2, 5, 5, 2]])
     assert (first_image(), images_in_batch(99)) == (0, 99)
     np.testing.assert_array_equal(gathered(np.array([3.0])), [[3.0]])
+
+
+def test_another_thread_shares_nothing():
+    group = ProcessGroup(2)
+    group.rank = 1
+    with sharing(group, 5), ThreadPoolExecutor(1) as executor:
+        assert executor.submit(first_image).result() == 0
+        assert executor.submit(images_in_batch, 7).result() == 7
+        np.testing.assert_array_equal(executor.submit(gathered, np.ones(1)).result(), [[1.0]])
+        assert (first_image(), images_in_batch(7)) == (2, 5)
 
 
 def test_more_values_than_there_is_room_for_are_refused():

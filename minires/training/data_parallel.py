@@ -18,6 +18,7 @@ import ctypes
 import math
 import os
 import signal
+import threading
 import traceback
 import warnings
 import weakref
@@ -70,7 +71,8 @@ class DataParallel(Module):
     It has the `forward` and `backward` of `module`, whose parameters' gradients are the sums over
     all images afterwards. What it does not see: a change of `module` after the first batch, except
     of weights that an optimizer holds, of buffers, and of the mode. Close it, or use it as a
-    context. A helper that ends early raises `DeviceError`.
+    context. A helper that ends early raises `DeviceError`. In a Python thread that is not the main
+    one, and on what the reference alone computes, such as float64, this process works alone.
     """
 
     def __init__(self, module: Module, batch_size: int) -> None:
@@ -84,8 +86,7 @@ class DataParallel(Module):
 
     def forward(self, x: Array) -> Array:
         """The logits (N, K) of x (N, C, H, W)."""
-        able = self.processes > 1 and kernels_in_use()  # the reference takes any batch for whole
-        self._shared = able and len(x) >= 2 * LEAST_IMAGES and self._ready(x)
+        self._shared = self._worth_sharing(x) and self._ready(x)
         if not self._shared:
             return self.module(x)
         with self._closed_after_an_error():
@@ -119,6 +120,16 @@ class DataParallel(Module):
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _worth_sharing(self, x: Array) -> bool:
+        """Whether there are images for two processes, and kernels that take shares of them.
+
+        The system kills a helper when the thread that forked it ends, so only the main thread has
+        helpers.
+        """
+        enough = self.processes > 1 and len(x) >= 2 * LEAST_IMAGES
+        on_kernels = kernels_in_use() and x.dtype == np.float32
+        return enough and on_kernels and threading.current_thread() is threading.main_thread()
 
     def _ready(self, x: Array) -> bool:
         """Whether there are helpers that can take `x`; they are forked if need be."""

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,63 @@ def test_without_kernels_there_is_one_process(monkeypatch):
     assert options.processes == 1
 
 
+def test_frozen_batch_norm_follows_statistics_that_are_loaded_later():
+    model = build("resnet8", width=0.5)
+    freeze(model, "conv1, bn1", devices.select_device("cpu", threads=2))
+    x, _ = batch()
+    with DataParallel(model, BATCH) as network:
+        network.train()
+        network(x)
+        state = model.state_dict()
+        network.module.load_state_dict({**state, "bn1.running_mean": state["bn1.weight"] * 0.3})
+        found = network(x)
+    assert_close(found, model.train()(x), "logits")
+
+
+DOUBLE, SINGLE = np.float64, np.float32
+
+
+@pytest.mark.parametrize("images, weights", [(DOUBLE, DOUBLE), (DOUBLE, SINGLE), (SINGLE, DOUBLE)])
+def test_what_the_reference_alone_computes_takes_one_process(images, weights):
+    x, labels = batch()
+    gradients = []
+    for shared in (True, False):
+        model, _ = make()
+        for _, holder in (*model.named_parameters(), *model.named_buffers()):
+            if holder.data.ndim:
+                holder.data = holder.data.astype(weights)
+        loss = CrossEntropyLoss()
+        with DataParallel(model, BATCH) as network:
+            computed = network if shared else model
+            loss.forward(computed(x.astype(images)), labels)
+            computed.backward(loss.backward())
+            assert children() == []
+        gradients.append(model.conv1.weight.grad)
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_other_threads_compute_alone_while_this_one_shares():
+    x, labels = batch()
+    wanted, found = train(2), {}
+
+    def elsewhere():
+        model, _ = make()
+        loss = CrossEntropyLoss()
+        with DataParallel(model, BATCH) as network:
+            loss.forward(network(x), labels)
+            network.backward(loss.backward())
+        found.update({n: p.grad.copy() for n, p in model.named_parameters()})
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    here = train(2)
+    thread.join()
+    for name, gradient in found.items():
+        assert_close(gradient, wanted[f"grad 0 {name}"], name)
+    assert_same(here, wanted)
+    assert len(found) > 10
+
+
 def test_a_small_batch_takes_one_process():
     model, _ = make()
     with DataParallel(model, BATCH) as network:
@@ -252,6 +310,55 @@ def test_a_killed_helper_is_one_clear_error():
             network(batch()[0])
         assert children() == []
         assert network(batch()[0]).shape == (BATCH, 10)  # with a new one
+
+
+def test_a_killed_helper_is_noticed_while_another_is_waited_for(monkeypatch):
+    monkeypatch.setattr("minires.training.data_parallel.LEAST_IMAGES", BATCH // 3)
+    devices.select_device("cpu", threads=3)
+    model, _ = make()
+    with DataParallel(model, BATCH) as network:
+        network(batch()[0])
+        group = network._helpers.group
+        group.look(1)
+        last = children()[1]
+        os.kill(int(last), signal.SIGKILL)
+        assert has_ended(last)
+        with pytest.raises(DeviceError, match="was killed"):
+            group.look(1)
+        assert last in children()  # its number is not given to another process before it is buried
+
+
+def signals_of(pid, key):
+    """The signals that a field of /proc/PID/status names."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            mask = int(line.split()[1], 16)
+            return {s for s in signal.Signals if mask >> (s - 1) & 1}
+    raise AssertionError(key)
+
+
+def test_a_signal_never_unwinds_a_helper(monkeypatch):
+    held_back, fork = [], os.fork
+
+    def note():
+        held_back.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", note)
+    ignored = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    model, _ = make()
+    with DataParallel(model, BATCH) as network:
+        network(batch()[0])
+        (helper,) = children()
+        assert ignored <= held_back[0]
+        assert ignored <= signals_of(helper, "SigIgn")
+        assert not ignored & signals_of(helper, "SigBlk")
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        for number in ignored:
+            os.kill(int(helper), number)
+        assert network(batch()[0]).shape == (BATCH, 10)
+        assert children() == [helper]
 
 
 def test_an_error_in_a_helper_is_told():
