@@ -38,7 +38,10 @@ def training_table(results: Path = RESULTS) -> str:
         where = r["environment"]
         machine = _plain(where["cpu"]) if r["device"] == "cpu" else r["device"]
         if r["device"] == "cpu":
-            machine += f", {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
+            processes = r.get("processes", 1)
+            many, what = (processes, "process") if processes > 1 else (r["threads"], "thread")
+            plural = "es" if what == "process" else "s"
+            machine += f", {many} {what}{plural if many > 1 else ''}"
         lines.append(
             f"| {r['title']} | {r['test_accuracy']:.2%} | {r['epochs']} | {_minutes(r['seconds'])} "
             f"| {r['images_per_second']:,.0f} | {machine} "
