@@ -133,6 +133,7 @@ def operation_shares(
 
     The step runs op by op, and the device is waited for after each operation; `peak` and
     `bandwidth`, FLOP and bytes per second, make the roof of a GPU.
+    Of processes that share the batch it is this one's: the operations on its images.
     Returns seconds_per_step, `operations` (operation, kernel, calls, seconds, share, each for one
     step) and `convolutions` (operation, geometry, calls, seconds, share, flops_per_second).
     """

@@ -23,8 +23,8 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(
         f"{report['model']}, batch {report['batch_size']}, {report['precision']}, "
         f"on {_where(machine)}, "
-        f"{machine['threads']} of {machine['cores']} cores; {report['rounds']} rounds in turns, "
-        "medians",
+        f"{machine['threads']} of {machine['cores']} cores{_processes(report)}; "
+        f"{report['rounds']} rounds in turns, medians",
         soft_wrap=True,
     )
     console.print(_versions(machine), soft_wrap=True)
@@ -41,6 +41,11 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(_check_line(report["checks"]), soft_wrap=True)
     for line in (*_data_lines(report["data"]), *report["notes"], *_warnings(report)):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _processes(report: dict[str, Any]) -> str:
+    many = report.get("processes", 1)  # records of before there were any have none
+    return f" in {many} processes" if many > 1 else ""
 
 
 def _where(machine: dict[str, Any]) -> str:
