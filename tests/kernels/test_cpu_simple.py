@@ -8,7 +8,7 @@ import pytest
 from minires import backend, devices
 from minires import functional as F
 from minires.functional.optimizer import sgd_step
-from minires.kernels.cpu.buffers import BufferPool, as_hwnc, logical
+from minires.kernels.cpu.buffers import BufferPool, Workspace, as_hwnc, logical
 from minires.kernels.cpu.regions import region
 from minires.kernels.cpu.threads import parallel, shards
 
@@ -197,3 +197,13 @@ def test_a_border_of_zeros_is_there_again_whoever_had_the_memory_in_between():
         assert np.all(padded[1:-1, 1:-1] == 7)
         inside = 7 * padded[1:-1, 1:-1].size
         assert padded.sum() == inside, "the border is not zero"
+
+
+@pytest.mark.parametrize("size", [1, 15, 1000, 10_000, 1_000_000])
+def test_scratch_begins_with_a_cache_line(size):
+    workspace = Workspace()
+    for _ in range(3):
+        array = workspace.get("V", (size,))
+        assert array.ctypes.data % 64 == 0
+        assert (array.size, array.dtype, array.flags.c_contiguous) == (size, np.float32, True)
+        size *= 2

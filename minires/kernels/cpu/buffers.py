@@ -192,6 +192,16 @@ class _Chunk:
         self._holes = holes
 
 
+def aligned(size: int) -> np.ndarray:
+    """`size` float32 values that begin with a cache line: NumPy's own large arrays do not.
+
+    Loads of 64 bytes then take one line of the cache each, not two.
+    """
+    values = np.empty(size + _ALIGNMENT, np.float32)
+    first = -(values.ctypes.data // 4) % _ALIGNMENT
+    return values[first : first + size]
+
+
 class Workspace:
     """Scratch memory of one thread: named arrays that grow and are never given back."""
 
@@ -206,7 +216,7 @@ class Workspace:
             size *= n
         array = self._arrays.get(name)
         if array is None or array.size < size:
-            array = self._arrays[name] = np.empty(size, np.float32)
+            array = self._arrays[name] = aligned(size)
         return array[:size].reshape(shape)
 
     def zeros(self, size: int) -> np.ndarray:
