@@ -20,8 +20,8 @@ from minires.backend import Array, kernel
 from minires.functional.fused import EvaluationUnit
 from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.buffers import logical, pool, to_hwnc
-from minires.kernels.cpu.convolution import Winograd
-from minires.kernels.cpu.fused import folded
+from minires.kernels.cpu.convolution import Winograd, use_again
+from minires.kernels.cpu.folding import Folded, folded
 from minires.kernels.cpu.regions import region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import parallel, workspace
@@ -53,11 +53,21 @@ def _convolutions(x: Array, units: list[EvaluationUnit]) -> tuple[Winograd, Wino
     if len(units) != 2 or not loops.compiled_in_use() or units[0].gamma.dtype != np.float32:
         return None
     one, two = units
-    weight, shift = folded(one)
-    first = strategy(x, weight, one.stride, one.padding, shift, unit=True)
+    inside = _folded(one)
+    first = strategy(x, inside.weight, one.stride, one.padding, inside.shift, unit=True)
     if not isinstance(first, Winograd):
         return None
     shape = (first.n, first.k, *first.output_size)
     if not Winograd.fits(np.broadcast_to(x.dtype.type(0), shape), two.weight, *two[5:7]):
         return None
-    return first, Winograd.without_input(shape, *folded(two))  # its input will be scratch
+    behind = _folded(two)
+    second = Winograd.without_input(shape, behind.weight, behind.shift)  # its input: scratch
+    use_again(first, inside)
+    use_again(second, behind)
+    return first, second
+
+
+def _folded(unit: EvaluationUnit) -> Folded:
+    return folded(
+        unit.weight, unit.gamma, unit.beta, unit.running_mean, unit.running_var, unit.eps
+    )

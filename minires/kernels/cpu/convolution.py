@@ -61,6 +61,7 @@ class Winograd:
     """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
 
     stride = 1
+    source = None  # what keeps the transformed filters for another time: see `use_again`
     transform, adjoint = FILTER_TRANSFORM, FILTER_ADJOINT
     targets = np.arange(len(transform))  # product p belongs to position targets[p] of the output
 
@@ -120,7 +121,10 @@ class Winograd:
 
     def begin_forward(self) -> None:
         """Transform the filters; called once, before the threads start."""
-        self.filters = self._transformed(self.taps)
+        if self.source is None:
+            self.filters = self._transformed(self.taps)
+        else:
+            self.filters = self.source.transformed(self.transform, self.taps)
 
     def _transformed(self, taps: np.ndarray) -> np.ndarray:
         """Filters (P, C, K) of taps (9, C, K), or (P, K, C) of (9, K, C)."""
@@ -304,6 +308,12 @@ class WinogradByChannels(Winograd):
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Nothing is left to do: the sum over this thread's images is the gradient."""
+
+
+def use_again(conv, source) -> None:
+    """Let a convolution take its transformed filters from a `folding.Folded` that is kept."""
+    if conv is not None and source.is_kept:
+        conv.source = source
 
 
 def sum_partials(partials: list[np.ndarray], shape: tuple[int, ...]) -> Array:

@@ -14,12 +14,13 @@ from minires import functional
 from minires.backend import Array, kernel
 from minires.functional.batch_norm import BatchNormCache
 from minires.functional.conv import Conv2dCache, conv2d_forward
-from minires.functional.fused import ConvBNReLUCache, EvaluationUnit
+from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
 from minires.kernels.cpu import loops, whole
 from minires.kernels.cpu.batch_norm import affine, batch_moments, gradients, update_running
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
-from minires.kernels.cpu.convolution import chunks
+from minires.kernels.cpu.convolution import chunks, use_again
+from minires.kernels.cpu.folding import folded
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import Piece, parallel, pieces, workspace
@@ -50,9 +51,10 @@ def conv_bn_relu_forward(
     if training:
         conv = strategy(x, weight, stride, padding, unit=True)
     else:
-        mean, variance = running_mean.astype(np.float64), running_var.astype(np.float64)
-        inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
-        conv = strategy(x, weight * scale[:, None, None, None], stride, padding, shift, unit=True)
+        unit = folded(weight, gamma, beta, running_mean, running_var, eps)
+        mean, inv_std = unit.mean, unit.inv_std
+        conv = strategy(x, unit.weight, stride, padding, unit.shift, unit=True)
+        use_again(conv, unit)
     if conv is None:
         return NotImplemented
     n, k = x.shape[0], weight.shape[0]
@@ -110,13 +112,6 @@ def _with_affine(cache: ConvBNReLUCache, scale: np.ndarray, shift: np.ndarray) -
     extended = _AffineCache(*cache)
     extended.affine = (scale, shift)
     return extended
-
-
-def folded(unit: EvaluationUnit) -> tuple[np.ndarray, np.ndarray]:
-    """The unit's weights with batch norm's scale inside, and its shift as their bias."""
-    mean, variance = unit.running_mean.astype(np.float64), unit.running_var.astype(np.float64)
-    _, scale, shift = affine(unit.gamma, unit.beta, mean, variance, unit.eps)
-    return unit.weight * scale[:, None, None, None], shift
 
 
 class _Forward:
