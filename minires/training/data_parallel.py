@@ -177,7 +177,8 @@ class _Helpers:
             shared[...] = buffer.data
             buffer.data = shared
         self.pids: list[int] = []
-        weakref.finalize(self, _end, self.pids, os.getpid())
+        self.parent = os.getpid()
+        weakref.finalize(self, _end, self.pids, self.parent)
         try:
             for rank in range(1, processes):
                 self.pids.append(self._fork(rank))
@@ -230,7 +231,7 @@ class _Helpers:
 
     def end(self) -> None:
         """Kill the helpers: they hold nothing that is not here."""
-        _end(self.pids, os.getpid())
+        _end(self.pids, self.parent)
 
     def _look(self, rank: int) -> None:
         """Raise if any helper has ended: the one that this process waits for may wait for it."""

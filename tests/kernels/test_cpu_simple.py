@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 from minires import backend, devices
 from minires import functional as F
 from minires.functional.optimizer import sgd_step
+from minires.kernels.cpu import buffers
 from minires.kernels.cpu.buffers import BufferPool, Workspace, as_hwnc, logical
 from minires.kernels.cpu.regions import region
 from minires.kernels.cpu.threads import parallel, shards
@@ -207,3 +210,17 @@ def test_scratch_begins_with_a_cache_line(size):
         assert array.ctypes.data % 64 == 0
         assert (array.size, array.dtype, array.flags.c_contiguous) == (size, np.float32, True)
         size *= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_a_pool_of_its_own():
+    pool = buffers.pool
+    array = pool.take((1000,))
+    array[...] = 1
+    assert pool.nbytes() > 0
+    pid = os.fork()
+    if pid == 0:
+        array[...] = 2  # a page of its own by now
+        os._exit(pool.nbytes())  # it serves nobody yet
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    np.testing.assert_array_equal(array, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ from minires.nn import CrossEntropyLoss
 from minires.optim import SGD
 from minires.training.data_parallel import LEAST_IMAGES, DataParallel, processes_for
 from minires.training.evaluate import evaluate
+from minires.training.loop import Callback, Trainer
 from minires.training.step import TrainingStep
 
 pytestmark = pytest.mark.skipif(
@@ -279,16 +281,17 @@ def test_threads_are_shared_out_while_processes_compute():
     assert (seen, options.threads) == ([2], 5)
 
 
+class Batches:
+    batch_size = BATCH
+
+    def __len__(self):
+        return 2
+
+    def epoch(self, number, start_batch=0):
+        return iter([batch(0), batch(1, 7)])
+
+
 def test_evaluation_counts_the_same():
-    class Batches:
-        batch_size = BATCH
-
-        def __len__(self):
-            return 2
-
-        def epoch(self, number):
-            return iter([batch(0), batch(1, 7)])
-
     model, _ = make()
     found = evaluate(model, Batches(), 10)
     devices.select_device("cpu", threads=1)
@@ -297,6 +300,60 @@ def test_evaluation_counts_the_same():
     np.testing.assert_array_equal(found.counts, wanted.counts)
     np.testing.assert_array_equal(found.correct, wanted.correct)
     assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_evaluation_leaves_the_mode_as_it_was(training):
+    model, _ = make()
+    model.train(training)
+    evaluate(model, Batches(), 10)
+    assert [module.training for module in model.modules()] == [training] * len([*model.modules()])
+
+
+# --- when helpers end -------------------------------------------------------------------------
+
+
+def test_a_training_that_is_over_has_no_helpers():
+    model, optimizer = make()
+    trainer = Trainer(
+        model=model, optimizer=optimizer, schedule=lambda step: 0.01, train_loader=Batches(),
+        val_loader=Batches(), num_classes=10, epochs=1, device=devices.select_device("cpu", 2),
+        callbacks=[seen := Children()],
+    )  # fmt: skip
+    trainer.fit()
+    assert seen.most == 1
+    assert children() == []
+
+
+class Children(Callback):
+    """Counts the processes while a training runs."""
+
+    most = 0
+
+    def on_step(self, trainer):
+        self.most = max(self.most, len(children()))
+
+
+def test_a_network_that_is_forgotten_takes_its_helpers_along():
+    network = DataParallel(make()[0], BATCH)
+    network(batch()[0])
+    assert len(children()) == 1
+    del network
+    gc.collect()
+    assert children() == []
+
+
+def test_another_fork_of_this_process_ends_no_helpers():
+    network = DataParallel(make()[0], BATCH)
+    before = network(batch()[0])
+    pid = os.fork()
+    if pid == 0:
+        network.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(children()) == 1
+    np.testing.assert_array_equal(network(batch()[0]), before)
+    network.close()
 
 
 # --- what can go wrong ------------------------------------------------------------------------

@@ -51,9 +51,8 @@ def shortcut_a_forward(x: Array, out_channels: int, stride: int) -> tuple[Array,
 
     def work(thread: int) -> None:
         rows = parts[thread]
-        y[rows, ..., :first] = 0
+        y[rows] = 0  # all: one run of memory is filled faster than the pieces beside the channels
         y[rows, ..., first : first + c] = picked[rows]
-        y[rows, ..., first + c :] = 0
 
     parallel(work, len(parts))
     return logical(y), ShortcutACache(x.shape, stride, first)
