@@ -111,9 +111,9 @@ def _measure(
     model.prepare(mode)
     for _ in range(RUNS):
         model.run()
-    helpers = model.network.peak_bytes() if contender.startswith("minires") else 0
+    workers = model.network.peak_bytes() if contender.startswith("minires") else 0
     own = meter.peak()
-    return None if own is None else own + helpers
+    return None if own is None else own + workers
 
 
 def _measure_on_gpu(

@@ -210,7 +210,7 @@ class _Probe:
                 tracemalloc.stop()
 
     def _shared_bytes(self) -> int:
-        """The weights, which lie where tracemalloc does not look, and the helpers' gradients."""
+        """The weights, which lie where tracemalloc does not look, and the workers' gradients."""
         weights = sum(group.weights.nbytes for group in self.work.optimizer.groups)
         return weights * self.work.model.processes
 

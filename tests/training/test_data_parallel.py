@@ -310,10 +310,10 @@ def test_an_evaluation_leaves_the_mode_as_it_was(training):
     assert [module.training for module in model.modules()] == [training] * len([*model.modules()])
 
 
-# --- when helpers end -------------------------------------------------------------------------
+# --- when workers end -------------------------------------------------------------------------
 
 
-def test_a_training_that_is_over_has_no_helpers():
+def test_a_training_that_is_over_has_no_workers():
     model, optimizer = make()
     trainer = Trainer(
         model=model, optimizer=optimizer, schedule=lambda step: 0.01, train_loader=Batches(),
@@ -334,7 +334,7 @@ class Children(Callback):
         self.most = max(self.most, len(children()))
 
 
-def test_a_network_that_is_forgotten_takes_its_helpers_along():
+def test_a_network_that_is_forgotten_takes_its_workers_along():
     network = DataParallel(make()[0], BATCH)
     network(batch()[0])
     assert len(children()) == 1
@@ -343,7 +343,7 @@ def test_a_network_that_is_forgotten_takes_its_helpers_along():
     assert children() == []
 
 
-def test_another_fork_of_this_process_ends_no_helpers():
+def test_another_fork_of_this_process_ends_no_workers():
     network = DataParallel(make()[0], BATCH)
     before = network(batch()[0])
     pid = os.fork()
@@ -359,7 +359,7 @@ def test_another_fork_of_this_process_ends_no_helpers():
 # --- what can go wrong ------------------------------------------------------------------------
 
 
-def test_a_killed_helper_is_one_clear_error():
+def test_a_killed_worker_is_one_clear_error():
     model, _ = make()
     with DataParallel(model, BATCH) as network:
         network(batch()[0])
@@ -370,13 +370,13 @@ def test_a_killed_helper_is_one_clear_error():
         assert network(batch()[0]).shape == (BATCH, 10)  # with a new one
 
 
-def test_a_killed_helper_is_noticed_while_another_is_waited_for(monkeypatch):
+def test_a_killed_worker_is_noticed_while_another_is_waited_for(monkeypatch):
     monkeypatch.setattr("minires.training.data_parallel.LEAST_IMAGES", BATCH // 3)
     devices.select_device("cpu", threads=3)
     model, _ = make()
     with DataParallel(model, BATCH) as network:
         network(batch()[0])
-        group = network._helpers.group
+        group = network._workers.group
         group.look(1)
         last = children()[1]
         os.kill(int(last), signal.SIGKILL)
@@ -395,7 +395,7 @@ def signals_of(pid, key):
     raise AssertionError(key)
 
 
-def test_a_signal_never_unwinds_a_helper(monkeypatch):
+def test_a_signal_never_unwinds_a_worker(monkeypatch):
     held_back, fork = [], os.fork
 
     def note():
@@ -408,18 +408,18 @@ def test_a_signal_never_unwinds_a_helper(monkeypatch):
     model, _ = make()
     with DataParallel(model, BATCH) as network:
         network(batch()[0])
-        (helper,) = children()
+        (worker,) = children()
         assert ignored <= held_back[0]
-        assert ignored <= signals_of(helper, "SigIgn")
-        assert not ignored & signals_of(helper, "SigBlk")
+        assert ignored <= signals_of(worker, "SigIgn")
+        assert not ignored & signals_of(worker, "SigBlk")
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
         for number in ignored:
-            os.kill(int(helper), number)
+            os.kill(int(worker), number)
         assert network(batch()[0]).shape == (BATCH, 10)
-        assert children() == [helper]
+        assert children() == [worker]
 
 
-def test_an_error_in_a_helper_is_told():
+def test_an_error_in_a_worker_is_told():
     model, _ = make()
     parent, forward = os.getpid(), model.fc.forward
 
@@ -436,7 +436,7 @@ def test_an_error_in_a_helper_is_told():
         network(batch()[0])
 
 
-def test_an_error_here_ends_the_helpers():
+def test_an_error_here_ends_the_workers():
     model, _ = make()
 
     def fails(grad):
@@ -485,7 +485,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_helpers_die_with_the_process_that_forked_them():
+def test_workers_die_with_the_process_that_forked_them():
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", DIES],

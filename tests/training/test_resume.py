@@ -137,7 +137,7 @@ def test_a_signal_to_all_processes_of_a_training_saves(tmp_path, number, code):
         if line.startswith("epoch "):
             os.killpg(child.pid, number)
             break
-    last = child.stderr.readlines()[-1]  # ends when no helper holds it open any more
+    last = child.stderr.readlines()[-1]  # ends when no worker holds it open any more
     assert child.wait() == code
     child.stderr.close()
     assert "saved; to continue: python cli.py train --resume run" in last
