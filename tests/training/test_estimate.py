@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,13 @@ def test_processes_that_share_a_batch_are_timed_together(config, data, monkeypat
     assert probe.work.model.processes == 2
     assert probe.seconds_per_step([7, 27]) == 3.0 * 160 / 64
     assert (steps, timed) == ([64], [64])
+
+
+@pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked here")
+def test_an_estimate_leaves_no_process(config, data):
+    select_device("cpu", threads=2)
+    guess = module.estimate(replace(config, batch_size=64), data, CPU, steps=1)
+    select_device("cpu")
+    assert guess.seconds > 0
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    assert children.split() == []
