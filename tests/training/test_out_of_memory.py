@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +59,8 @@ class Gpu:
 def test_a_gpu_is_measured_by_its_pool(monkeypatch):
     config = TrainConfig(**TINY)
     data = runner.load_training_data(config)
-    monkeypatch.setattr(estimates._Probe, "_make", lambda self: None)
+    alone = SimpleNamespace(model=SimpleNamespace(processes=1))
+    monkeypatch.setattr(estimates._Probe, "_make", lambda self: alone)
     monkeypatch.setattr(estimates._Probe, "step", lambda self, n: setattr(Pool, "batch", n))
     with runtime.use(Gpu()):
         guess = estimates.estimate(config, data, Device("gpu"), 10)
