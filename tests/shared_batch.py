@@ -6,10 +6,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from minires import devices
 from minires.models import build
 from minires.optim import SGD
 from minires.training.data_parallel import LEAST_IMAGES
+
+IN_TWO_PROCESSES = [
+    pytest.mark.skipif(not devices.can_fork(), reason="a process that computes cannot be forked"),
+    pytest.mark.usefixtures("two_processes"),
+]
+"""The marks of tests in which two processes share a batch; the fixture is in tests/training."""
 
 BATCH = 2 * LEAST_IMAGES + 3  # shares of unequal size
 

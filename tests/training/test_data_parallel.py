@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from shared_batch import BATCH, Batches, batch, children, make
+from shared_batch import BATCH, IN_TWO_PROCESSES, Batches, batch, children, make
 
 from minires import devices
 from minires.backend import options, reference_only
@@ -18,21 +18,11 @@ from minires.training.data_parallel import LEAST_IMAGES, DataParallel, processes
 from minires.training.evaluate import evaluate
 from minires.training.step import TrainingStep
 
-pytestmark = pytest.mark.skipif(
-    not devices.can_fork(), reason="a process that computes cannot be forked here"
-)
+pytestmark = IN_TWO_PROCESSES
 
 TOLERANCE = 1e-2
 """Length of the difference by length of the array. Sums in another order change the seventh digit,
 and now and then the side of zero that a value before a ReLU falls on: 4e-3 was seen."""
-
-
-@pytest.fixture(autouse=True)
-def two_processes():
-    devices.select_device("cpu", threads=2)
-    yield
-    devices.select_device("cpu")
-    assert children() == []
 
 
 def train(processes, name="resnet8", steps=2, hwnc=False, **more):

@@ -12,24 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared_batch import BATCH, Batches, batch, children, make
+from shared_batch import BATCH, IN_TWO_PROCESSES, Batches, batch, children, make
 
 from minires import devices
 from minires.errors import DeviceError
 from minires.training.data_parallel import DataParallel
 from minires.training.loop import Callback, Trainer
 
-pytestmark = pytest.mark.skipif(
-    not devices.can_fork(), reason="a process that computes cannot be forked here"
-)
-
-
-@pytest.fixture(autouse=True)
-def two_processes():
-    devices.select_device("cpu", threads=2)
-    yield
-    devices.select_device("cpu")
-    assert children() == []
+pytestmark = IN_TWO_PROCESSES
 
 
 def test_a_training_that_is_over_has_no_workers():
