@@ -16,11 +16,11 @@ from minires.functional.batch_norm import BatchNormCache
 from minires.functional.conv import Conv2dCache, conv2d_forward
 from minires.functional.fused import ConvBNReLUCache
 from minires.functional.relu import ReLUCache
-from minires.kernels.cpu import loops, whole
+from minires.kernels.cpu import half_winograd, loops, whole
 from minires.kernels.cpu.batch_norm import affine, batch_moments, gradients, update_running
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import chunks, use_again
-from minires.kernels.cpu.folding import folded
+from minires.kernels.cpu.folding import Folded, folded
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import Piece, parallel, pieces, workspace
@@ -48,45 +48,45 @@ def conv_bn_relu_forward(
     """`functional.fused.conv_bn_relu_forward`."""
     if gamma.dtype != np.float32:
         return NotImplemented
-    if training:
-        conv = strategy(x, weight, stride, padding, unit=True)
-    else:
+    convolution = Conv2dCache(x, weight, False, stride, padding)
+    added = shortcut is not None
+    if not training:
         unit = folded(weight, gamma, beta, running_mean, running_var, eps)
-        mean, inv_std = unit.mean, unit.inv_std
-        conv = strategy(x, unit.weight, stride, padding, unit.shift, unit=True)
-        use_again(conv, unit)
+        result = _evaluate(unit, convolution, shortcut, relu)
+        if result is None:
+            return NotImplemented
+        # No cache is kept, so y is not stored; a backward pass computes it again.
+        batch_norm = BatchNormCache(None, gamma, unit.mean, unit.inv_std, False)
+        passed = ReLUCache(result) if relu else None
+        return result, ConvBNReLUCache(convolution, batch_norm, passed, added)
+    conv = strategy(x, weight, stride, padding, unit=True)
     if conv is None:
         return NotImplemented
-    n, k = x.shape[0], weight.shape[0]
-    h, w = conv.output_size
-    out = _output(h, w, n, k)
-    extra = None if shortcut is None else region(to_hwnc(shortcut))
-    run = _Forward(conv, region(out), extra, n, k, relu)
-    if training:
-        y = pool.take((h, w, n, k))
-        count, mean, variance = run.convolve(y)
-        update_running(running_mean, running_var, mean, variance, count, momentum)
-        inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
-        run.normalize(y, scale, shift)
-    else:
-        y = None
-        run.convolve_and_finish()
-    result = logical(out)
-    # An evaluation pass keeps no cache, so y is not stored; a backward pass computes it again.
-    batch_norm = BatchNormCache(
-        None if y is None else logical(y),
-        gamma,
-        mean.astype(np.float32),
-        inv_std.astype(np.float32),
-        training,
-    )
-    cache = ConvBNReLUCache(
-        Conv2dCache(x, weight, False, stride, padding),
-        batch_norm,
-        ReLUCache(result) if relu else None,
-        shortcut is not None,
-    )
-    return result, _with_affine(cache, scale, shift) if training else cache
+    run = _Forward(conv, shortcut, relu)
+    y = pool.take(run.shape)
+    count, mean, variance = run.convolve(y)
+    update_running(running_mean, running_var, mean, variance, count, momentum)
+    inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
+    run.normalize(y, scale, shift)
+    wide = mean.astype(np.float32), inv_std.astype(np.float32)
+    batch_norm = BatchNormCache(logical(y), gamma, *wide, True)
+    passed = ReLUCache(run.result) if relu else None
+    cache = ConvBNReLUCache(convolution, batch_norm, passed, added)
+    return run.result, _with_affine(cache, scale, shift)
+
+
+def _evaluate(unit: Folded, conv: Conv2dCache, shortcut: Array | None, relu: bool) -> Array | None:
+    """relu(conv(x) + shift + shortcut) with batch norm inside the filters, or None."""
+    x, weight, _, stride, padding = conv
+    if half_winograd.fits(x, weight, stride, padding):
+        return half_winograd.evaluate(x, unit, stride, shortcut, relu)
+    way = strategy(x, unit.weight, stride, padding, unit.shift, unit=True)
+    if way is None:
+        return None
+    use_again(way, unit)
+    run = _Forward(way, shortcut, relu)
+    run.convolve_and_finish()
+    return run.result
 
 
 def _output(h: int, w: int, n: int, k: int) -> np.ndarray:
@@ -117,10 +117,14 @@ def _with_affine(cache: ConvBNReLUCache, scale: np.ndarray, shift: np.ndarray) -
 class _Forward:
     """The forward pass over the threads' shares of the images."""
 
-    def __init__(self, conv, out: Region, shortcut: Region | None, n: int, k: int, relu: bool):
-        self.conv, self.out, self.shortcut, self.relu = conv, out, shortcut, relu
-        self.n, self.k = n, k
+    def __init__(self, conv, shortcut: Array | None, relu: bool) -> None:
+        self.conv, self.relu = conv, relu
+        self.n, self.k = conv.n, conv.k
         self.h, self.w = conv.output_size
+        self.shape = self.h, self.w, self.n, self.k
+        out = _output(*self.shape)
+        self.result, self.out = logical(out), region(out)
+        self.shortcut = None if shortcut is None else region(to_hwnc(shortcut))
         self.shares = conv.shares
 
     def convolve(self, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from minires.backend import Array, kernel
 from minires.functional.conv import conv_output_size
 from minires.functional.pooling import MaxPool2dCache
+from minires.kernels.cpu import strips
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.threads import parallel, shards
 
@@ -26,7 +27,8 @@ def max_pool2d_forward(
     x: Array, kernel_size: int, stride: int, padding: int = 0
 ) -> tuple[Array, MaxPool2dCache]:
     """`functional.pooling.max_pool2d_forward`."""
-    hwnc = as_hwnc(x)
+    in_strips = strips.find(x)
+    hwnc = as_hwnc(x) if in_strips is None else in_strips.inside.transpose(0, 2, 1, 3)
     if hwnc is None or kernel_size > LARGEST or 0 in x.shape:
         return NotImplemented
     n, c, h, w = x.shape

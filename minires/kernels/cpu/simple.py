@@ -12,9 +12,10 @@ from minires.backend import Array, kernel, options
 from minires.functional.optimizer import sgd_step as _sgd_step
 from minires.functional.pooling import GlobalAvgPoolCache
 from minires.functional.shortcut import ShortcutACache
-from minires.kernels.cpu import loops
+from minires.kernels.cpu import loops, strips
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool
 from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.strips import Strips
 from minires.kernels.cpu.threads import parallel, pieces, shards
 
 
@@ -40,12 +41,16 @@ def add(a: Array, b: Array) -> Array:
 @kernel("shortcut_a_forward", "cpu")
 def shortcut_a_forward(x: Array, out_channels: int, stride: int) -> tuple[Array, ShortcutACache]:
     """`functional.shortcut.shortcut_a_forward`."""
+    first = (out_channels - x.shape[1]) // 2
+    cache = ShortcutACache(x.shape, stride, first)
+    in_strips = strips.find(x)
+    if in_strips is not None:
+        return _shortcut_a_in_strips(in_strips, out_channels, stride, first), cache
     hwnc = as_hwnc(x)
     if hwnc is None:
         return NotImplemented
     picked = hwnc[::stride, ::stride]
     h, w, n, c = picked.shape
-    first = (out_channels - c) // 2
     y = pool.take((h, w, n, out_channels))
     parts = shards(h)
 
@@ -55,7 +60,22 @@ def shortcut_a_forward(x: Array, out_channels: int, stride: int) -> tuple[Array,
         y[rows, ..., first : first + c] = picked[rows]
 
     parallel(work, len(parts))
-    return logical(y), ShortcutACache(x.shape, stride, first)
+    return logical(y), cache
+
+
+def _shortcut_a_in_strips(x: Strips, out_channels: int, stride: int, first: int) -> Array:
+    picked = x.inside[::stride, :, ::stride]
+    h, n, w, c = picked.shape
+    y = strips.take(h, w, n, out_channels)
+    parts = shards(h)
+
+    def work(thread: int) -> None:
+        rows = parts[thread]
+        y.pixels[rows] = 0
+        y.inside[rows, ..., first : first + c] = picked[rows]
+
+    parallel(work, len(parts))
+    return y.logical()
 
 
 @kernel("shortcut_a_backward", "cpu")
@@ -75,10 +95,15 @@ def shortcut_a_backward(grad_output: Array, cache: ShortcutACache) -> Array:
 @kernel("global_avg_pool_forward", "cpu")
 def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
     """`functional.pooling.global_avg_pool_forward`."""
-    hwnc = as_hwnc(x)
-    if hwnc is None:
+    pixels = np.float32(x.shape[2] * x.shape[3])
+    in_strips, hwnc = strips.find(x), as_hwnc(x)
+    if in_strips is not None:
+        total = np.add.reduce(np.add.reduce(in_strips.inside, axis=0), axis=1)
+    elif hwnc is not None:
+        total = np.add.reduce(hwnc, axis=(0, 1))
+    else:
         return NotImplemented
-    y = np.add.reduce(hwnc, axis=(0, 1)) * np.float32(1.0 / (hwnc.shape[0] * hwnc.shape[1]))
+    y = total * (np.float32(1) / pixels)
     return y, GlobalAvgPoolCache(x.shape, y)
 
 

@@ -40,7 +40,7 @@ TILE = 4
 PIECE = 4096
 """Values of a row that one product takes: six such rows in and six out stay in the cache."""
 
-_G = np.array(
+FILTER = np.array(  # G
     [
         [1 / 4, 0, 0],
         [-1 / 6, -1 / 6, -1 / 6],
@@ -50,7 +50,7 @@ _G = np.array(
         [0, 0, 1],
     ]
 )
-FILTER_TRANSFORM = np.einsum("ia,jb->ijab", _G, _G).reshape(36, 9).astype(np.float32)
+FILTER_TRANSFORM = np.einsum("ia,jb->ijab", FILTER, FILTER).reshape(36, 9).astype(np.float32)
 FILTER_ADJOINT = np.ascontiguousarray(FILTER_TRANSFORM.T)
 
 INPUT = np.array(  # B^T
