@@ -206,14 +206,25 @@ def to_device(array: Array, device: Device) -> Array:
         return cupy.asarray(array)
 
 
+class _SharedMemory(mmap.mmap):
+    """Memory of `shared_zeros`."""
+
+
 def shared_zeros(size: int, dtype: Any) -> np.ndarray:
     """A vector of `size` zeros that this process, and those forked from it, all read and write."""
     dtype = np.dtype(dtype)
     try:
-        memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
+        memory = _SharedMemory(-1, max(1, size * dtype.itemsize))
     except OSError as error:
         raise MemoryError(f"no {size * dtype.itemsize / 1e9:.1f} GB of shared memory") from error
     return np.frombuffer(memory, dtype)[:size]
+
+
+def is_shared(array: np.ndarray) -> bool:
+    """Whether an array lies in memory of `shared_zeros`."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, memoryview) and isinstance(array.obj, _SharedMemory)
 
 
 _scratch: dict[str, tuple[Callable[[], int], Callable[[], None]]] = {}

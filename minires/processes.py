@@ -2,8 +2,8 @@
 
 Python threads run Python code one at a time. Between two long loops a thread waits for the
 interpreter's lock, and each waits for the others at the end of every operation. Processes have an
-interpreter each, and meet only where a value depends on the whole batch: batch norm's sums, and the
-gradients at the end of a step.
+interpreter each, and meet only where a value depends on the whole batch: batch norm's sums. To the
+gradients they add in turn.
 
 A `ProcessGroup` is made before `os.fork`, in memory that the forked processes go on to share. They
 meet by semaphores, and what they tell each other lies in a table with a row for each.
@@ -64,6 +64,17 @@ class ProcessGroup:
         self.meet()
         return page.reshape(self.size, *values.shape)
 
+    def in_turn(self, action: Callable[[], None]) -> None:
+        """Do `action` after the process of the rank before has done its own here.
+
+        Only those behind wait; what the last one wrote, the others can read after they meet.
+        """
+        if self.rank > 0:
+            self._wait_for(self.rank - 1)
+        action()
+        if self.rank + 1 < self.size:
+            self._posts[self.rank][self.rank + 1].release()
+
     def share_of(self, rank: int, images: int) -> slice:
         """The images of process `rank`, of a batch of `images`."""
         return slice(images * rank // self.size, images * (rank + 1) // self.size)
@@ -103,6 +114,14 @@ def sharing(group: ProcessGroup, images: int) -> Iterator[slice]:
 def gathered(values: np.ndarray) -> np.ndarray:
     """The float64 `values` of all processes that share the batch, in order; (1, ...) if alone."""
     return values[None] if _here.group is None else _here.group.gather(values)
+
+
+def in_turn(action: Callable[[], None]) -> None:
+    """Do `action`, in the order of ranks if other processes do the same."""
+    if _here.group is None:
+        action()
+    else:
+        _here.group.in_turn(action)
 
 
 def images_in_batch(images: int) -> int:

@@ -24,7 +24,7 @@ ALLOWED = {
     "processes": LOWER | {"backend"},
     "functional": LOWER | {"backend"},
     "kernels": LOWER | {"backend", "functional", "processes"},
-    "nn": LOWER | {"backend", "functional"},
+    "nn": LOWER | {"backend", "functional", "processes"},
     "models": LOWER | {"backend", "functional", "nn"},
     "optim": LOWER | {"backend", "functional", "nn"},
     "data": LOWER | {"backend", "functional"},

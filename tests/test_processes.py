@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,7 @@ from minires.processes import (
     first_image,
     gathered,
     images_in_batch,
+    in_turn,
     sharing,
 )
 
@@ -56,6 +58,49 @@ def test_every_process_gets_what_all_gave_in_the_order_of_ranks(size):
             for giver in range(size):
                 wanted = np.arange(6.0).reshape(2, 3) + 100 * giver + turn
                 np.testing.assert_array_equal(seen[rank, turn, giver], wanted)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_is_done_in_turn_is_done_in_the_order_of_ranks(size):
+    order = shared_zeros(50 * size + 1, np.int64)  # the last value counts
+
+    def work(group):
+        def note(turn):
+            time.sleep(0.002 * (turn % 3 == group.rank))  # each is late now and then
+            order[turn * size + group.rank] = order[-1]
+            order[-1] += 1
+
+        def add(turn):
+            in_turn(lambda: note(turn))
+
+        with sharing(group, 9 * size):
+            for turn in range(50):
+                add(turn)
+                group.meet()
+
+    in_processes(size, work)
+    np.testing.assert_array_equal(order, np.arange(50 * size + 1)[[*range(50 * size), -1]])
+
+
+def test_only_those_behind_wait_for_their_turn():
+    ahead = shared_zeros(1, np.int64)
+
+    def work(group):
+        if group.rank == 1:
+            while not ahead[0]:  # the first is through all its turns before this one begins
+                time.sleep(0.001)
+        for _ in range(100):
+            group.in_turn(lambda: None)
+        ahead[0] = 1
+        group.meet()
+
+    in_processes(2, work)
+
+
+def test_alone_it_is_always_ones_turn():
+    done = []
+    in_turn(lambda: done.append(1))
+    assert done == [1]
 
 
 def test_a_gathered_table_lasts_until_the_next_but_one():

@@ -15,6 +15,7 @@ import numpy as np
 from minires.backend import Array, Device, array_module, has_kernel, to_device, to_host
 from minires.errors import BackwardError, CheckpointError
 from minires.functional.gradients import add_in_place, assign_all_in_place, assign_in_place
+from minires.processes import in_turn
 
 
 class Parameter:
@@ -48,10 +49,13 @@ class Parameter:
         """Add `grad`, an array of the parameter's shape, to the gradient (not of a frozen one).
 
         Where a kernel copies many gradients at once, the first one of a pass stays where it is
-        until somebody looks.
+        until somebody looks. Processes that share a batch, and the memory of the gradient, add
+        theirs one after the other.
         """
-        if self.frozen:
-            return
+        if not self.frozen:
+            in_turn(lambda: self._add(grad))
+
+    def _add(self, grad: Array) -> None:
         if self._grad is None or not self._grad_is_zero:
             add_in_place(self.grad, grad)
             return
@@ -68,7 +72,8 @@ class Parameter:
     def rehome(self, data: Array, grad: Array) -> None:
         """Move the values into `data` and the gradient into `grad`, arrays of the same shape."""
         data[...] = self.data
-        grad[...] = self.grad
+        if self._grad is not None:
+            grad[...] = self.grad
         self.data, self._grad = data, grad
 
     @property

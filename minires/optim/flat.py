@@ -41,10 +41,9 @@ class FlatGroup:
         like = [parameter.data for parameter in self.parameters[:1]]
         self.xp = array_module(*like)
         self.dtype = np.dtype(dtypes[0] if dtypes else np.float32)
-        # processes that are forked later share the weights, and see every update
+        # Processes that are forked later see every update of the weights, and add to the gradients.
         zeros = shared_zeros if self.xp is np else self.xp.zeros
-        self.weights = zeros(size, self.dtype)
-        self.grads = self.xp.zeros(size, self.dtype)
+        self.weights, self.grads = zeros(size, self.dtype), zeros(size, self.dtype)
         for index, parameter in enumerate(self.parameters):
             parameter.rehome(self.view(self.weights, index), self.view(self.grads, index))
 

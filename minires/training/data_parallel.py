@@ -1,14 +1,15 @@
 """Data parallelism on the CPU: processes that each take some images of every batch.
 
 Each process has the same network. Forward, it computes the logits of its own images; backward, the
-gradients that its own images give, and the sum over the processes is the batch's gradient. Batch
+gradients that its own images give, which it adds to those of the processes before it. Batch
 norm's statistics stay those of the whole batch (`minires.processes`), so the mathematics is
 that of one process, up to the order of sums. PyTorch calls the two halves of this
 DistributedDataParallel and SyncBatchNorm.
 
 The workers are forked when the first batch comes, and wait for orders: a forward pass, or
-a backward pass. Weights and running statistics lie in memory that all share, so what the optimizer
-writes is everybody's. Workers ignore Ctrl-C and die with the process that forked them.
+a backward pass. Weights, their gradients and running statistics lie in memory that all share, so
+what the optimizer writes is everybody's. Workers ignore Ctrl-C and die with the process that forked
+them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,6 @@ from minires.training.workers import Workers
 LEAST_IMAGES = 32
 """A process with fewer images of a batch would do more for the filters than for the images."""
 
-MOST_WEIGHTS = 8_000_000
-"""Each process has its own gradients and transformed filters. With more weights that is too much
-memory for a few percent of speed, unless somebody asks for it."""
-
 
 def processes_for(module: Module, batch_size: int) -> int:
     """How many processes share a batch of `batch_size` images: 1 where that would not pay.
@@ -41,8 +38,7 @@ def processes_for(module: Module, batch_size: int) -> int:
     if any(p.data.dtype != np.float32 for _, p in module.named_parameters()):
         return 1
     if processes is None:
-        large = sum(p.size for _, p in module.named_parameters()) > MOST_WEIGHTS
-        processes = 1 if large else options.threads
+        processes = options.threads
     return max(1, min(processes, batch_size // LEAST_IMAGES))
 
 

@@ -201,18 +201,21 @@ class _Probe:
         before = tracemalloc.get_traced_memory()[0]
         try:
             self.work = self._make()
+            making = tracemalloc.get_traced_memory()[1] - before
+            tracemalloc.reset_peak()
             self.step(batch)
             self.step(batch)
             traced = tracemalloc.get_traced_memory()[1] - before
-            return traced + scratch_peak_bytes(self.device) - scratch + self._shared_bytes()
+            stepping = traced + scratch_peak_bytes(self.device) - scratch
+            return max(making, stepping) + self._shared_bytes()
         finally:
             if not already:
                 tracemalloc.stop()
 
     def _shared_bytes(self) -> int:
-        """The weights, which lie where tracemalloc does not look, and the workers' gradients."""
-        weights = sum(group.weights.nbytes for group in self.work.optimizer.groups)
-        return weights * self.work.model.processes
+        """The weights and their gradients, which lie where tracemalloc does not look."""
+        groups = self.work.optimizer.groups
+        return sum(group.weights.nbytes + group.grads.nbytes for group in groups)
 
     def _pool_bytes(self, batch: int) -> int:
         """What a GPU's memory pool has had to ask for, for a model and two steps."""

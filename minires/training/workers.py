@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.backend import Array, options, shared_zeros
+from minires.backend import Array, is_shared, options, shared_zeros
 from minires.errors import DeviceError
-from minires.functional.gradients import add_in_place
 from minires.nn import Module, Parameter
 from minires.processes import ProcessGroup, sharing
 
@@ -52,7 +51,7 @@ class Workers:
         self.images = shared_zeros(batch_size * image_values, np.float32)
         self.outputs = shared_zeros(batch_size * _OUTPUT_VALUES, np.float32)
         self.parameters = [p for _, p in module.named_parameters() if not p.frozen]
-        self.gradients = [_shared_like(self.parameters) for _ in range(1, processes)]
+        _share_gradients(self.parameters)
         self.drawing = [m for m in module.modules() if hasattr(m, "step")]
         self.buffers = [b for _, b in module.named_buffers() if b.data.ndim]
         for buffer in self.buffers:
@@ -101,9 +100,6 @@ class Workers:
         with self._at_work(n) as share:
             self.module.backward(np.ascontiguousarray(grad_output[share]))
             self.group.meet()
-        for gradients in self.gradients:
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                add_in_place(parameter.grad, gradient)
 
     def peak_bytes(self) -> int:
         """The memory that exists because of the workers alone."""
@@ -165,9 +161,8 @@ class Workers:
         """Follow orders until killed."""
         self.group.rank = rank
         self.group.look = lambda rank: None
-        for parameter, gradient in zip(self.parameters, self.gradients[rank - 1], strict=True):
-            parameter.zero_grad()
-            parameter._grad = gradient
+        for parameter in self.parameters:
+            _ = parameter.grad  # from now on whatever comes is added to what the others gave
         common = [buffer.data for buffer in self.buffers]  # the parent's, for it to write
         statistics = common, [data.copy() for data in common]
         training = None
@@ -197,7 +192,6 @@ class Workers:
         """The logits of this process's images, of a batch of `shape` (N, C, H, W)."""
         for module in self.drawing:
             module.step = step
-        self.module.zero_grad()
         with self._at_work(shape[0]) as share:
             y = self.module(self._images(share, shape, rows))
             self._outputs(share, y.shape[1])[...] = y
@@ -206,8 +200,6 @@ class Workers:
         """The gradients that this process's images give, of a batch with `values` logits each."""
         with self._at_work(images) as share:
             self.module.backward(self._outputs(share, values).copy())
-        for parameter in self.parameters:
-            _ = parameter.grad  # zeros where none came
 
     def _report(self, error: BaseException) -> None:
         text = traceback.format_exception_only(error)[-1].strip().encode()[:_MESSAGE_BYTES]
@@ -231,17 +223,16 @@ class Workers:
         return self.outputs[share.start * values : share.stop * values].reshape(-1, values)
 
 
-def _shared_like(parameters: list[Parameter]) -> list[np.ndarray]:
-    """Zeros in the shapes and memory orders of `parameters`, in memory that processes share."""
-    flat = shared_zeros(sum(p.size for p in parameters), np.float32)
-    arrays, start = [], 0
+def _share_gradients(parameters: list[Parameter]) -> None:
+    """Move gradients into memory that processes share, unless an optimizer has put them there."""
     for parameter in parameters:
-        data, piece = parameter.data, flat[start : start + parameter.size]
-        order = sorted(range(data.ndim), key=lambda axis: -data.strides[axis])
-        array = piece.reshape([data.shape[axis] for axis in order])
-        arrays.append(array.transpose([order.index(axis) for axis in range(data.ndim)]))
-        start += parameter.size
-    return arrays
+        if not is_shared(parameter.grad):
+            data = parameter.data
+            order = sorted(range(data.ndim), key=lambda axis: -data.strides[axis])
+            flat = shared_zeros(data.size, data.dtype)
+            array = flat.reshape([data.shape[axis] for axis in order])
+            back = [order.index(axis) for axis in range(data.ndim)]
+            parameter.rehome(data, array.transpose(back))
 
 
 def _end(pids: list[int], parent: int) -> None:

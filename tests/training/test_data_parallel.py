@@ -14,6 +14,7 @@ from minires.backend import options, reference_only
 from minires.models import build
 from minires.models.freezing import freeze
 from minires.nn import CrossEntropyLoss
+from minires.optim import SGD
 from minires.training.data_parallel import LEAST_IMAGES, DataParallel, processes_for
 from minires.training.evaluate import evaluate
 from minires.training.step import TrainingStep
@@ -108,6 +109,28 @@ def test_gradients_and_statistics_are_those_of_the_reference_in_float64():
         assert_close(parameter.grad, wanted.grad, name)
     for (name, b), (_, wanted) in zip(model.named_buffers(), truth.named_buffers(), strict=True):
         np.testing.assert_allclose(b.data, wanted.data, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", [True, False], ids=["optimizer", "no optimizer"])
+def test_gradients_of_two_passes_add_up(optimizer):
+    found = []
+    for processes in (1, 2):
+        devices.select_device("cpu", threads=processes)
+        model = build("resnet8", width=0.5, seed=1)
+        keeper = SGD(model.trainable_parameters()) if optimizer else None
+        loss = CrossEntropyLoss()
+        with DataParallel(model, BATCH) as network:
+            for step in range(3):
+                if step == 1:  # what the first pass gave is forgotten
+                    model.zero_grad()
+                loss.forward(network(batch(step)[0]), batch(step)[1])
+                network.backward(loss.backward())
+        found.append({name: p.grad.copy() for name, p in model.named_parameters()})
+        if optimizer:
+            flat = [group.gradients() for group in keeper.groups]
+            total = sum(float(np.square(g).sum()) for g in found[-1].values())
+            assert sum(float(np.square(g).sum()) for g in flat) == pytest.approx(total, rel=1e-4)
+    assert_same(*found)
 
 
 def test_frozen_parameters_get_no_gradient():
@@ -222,18 +245,6 @@ def test_how_many_processes_share_a_batch(size, threads, processes, wanted):
     model, _ = make()
     assert processes_for(model, size) == wanted
 
-
-def test_a_network_with_many_weights_takes_one_process(monkeypatch):
-    model, _ = make()
-    weights = sum(p.size for _, p in model.named_parameters())
-    found = []
-    for most in (weights - 1, weights):
-        monkeypatch.setattr("minires.training.data_parallel.MOST_WEIGHTS", most)
-        found.append(processes_for(model, BATCH))
-    assert found == [1, 2]
-    devices.select_device("cpu", threads=2, processes=2)
-    monkeypatch.setattr("minires.training.data_parallel.MOST_WEIGHTS", 0)
-    assert processes_for(model, BATCH) == 2  # as was asked for
 
 
 def test_threads_are_shared_out_while_processes_compute():
