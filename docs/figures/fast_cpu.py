@@ -263,3 +263,27 @@ def phases() -> Figure:
     label(ax, 11.0, 7.15, "4 products for 4 outputs", GREY, fontsize=10)
     label(ax, 7.95, 5.4, "+", fontsize=14)
     return fig
+
+
+@figure
+def strip() -> Figure:
+    """One row of two images in memory, and the windows of three pixels as three matrices."""
+    fig, ax = canvas(18.4, 6.6, 0.42)
+    names = ["0", *(f"$a_{k}$" for k in range(4)), "0", *(f"$b_{k}$" for k in range(4)), "0"]
+    colors = [PALE, *[TINT[BLUE]] * 4, PALE, *[TINT[ORANGE]] * 4, PALE]
+    left, size = 3.4, 1.2
+    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
+        ax.add_patch(
+            Rectangle((left + size * index, 0.9), size, size, facecolor=color, edgecolor=GREY)
+        )
+        label(ax, left + size * (index + 0.5), 0.9 + size / 2, name, fontsize=11)
+    label(ax, left - 0.4, 1.5, "a strip", ha="right", fontsize=11)
+    for first, color in enumerate((GREEN, PURPLE, RED)):
+        y = 3.0 + 1.0 * first
+        for start in range(first, len(names) - 2, 3):
+            at = left + size * start
+            ax.plot([at + 0.12, at + 3 * size - 0.12], [y, y], color=color, linewidth=3.4)
+        ordinal = ("first", "second", "third")[first]
+        label(ax, left - 0.4, y, f"{ordinal} matrix", color, ha="right", fontsize=11)
+    label(ax, left, 6.1, "each bar is one row of a matrix: 3 C numbers", GREY, ha="left")
+    return fig
