@@ -71,12 +71,11 @@ def find_lr(
         raise UsageError(f"--from {lowest:g} --to {highest:g}: must rise from above 0")
     if steps < 10:
         raise UsageError(f"--steps {steps}: must be at least 10")
-    training = Throwaway(config)
     rates: list[float] = []
     losses: list[float] = []
     factor = (highest / lowest) ** (1 / (steps - 1))
     exploded = False
-    with warnings.catch_warnings():
+    with Throwaway(config, shared=True) as training, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # overflow is what is looked for
         for step, batch in zip(range(steps), training.batches(), strict=False):
             rate = lowest * factor**step

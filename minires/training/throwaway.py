@@ -9,8 +9,9 @@ from pathlib import Path
 
 from minires.backend import Array
 from minires.devices import check_kernels, select_device
-from minires.nn import CrossEntropyLoss
+from minires.nn import CrossEntropyLoss, Module
 from minires.training.config import TrainConfig
+from minires.training.data_parallel import DataParallel
 from minires.training.setup import (
     check_model,
     load_training_data,
@@ -25,11 +26,17 @@ from minires.training.whitening import whiten_first_conv
 
 
 class Throwaway:
-    """The data of `config` and a fresh model with its optimizer; nothing is written anywhere."""
+    """The data of `config` and a fresh model with its optimizer; nothing is written anywhere.
 
-    def __init__(self, config: TrainConfig) -> None:
+    With `shared`, processes may share its batches (see `data_parallel`); then this process's model
+    sees its own share of the images only. `close` it, or use it as a context.
+    """
+
+    def __init__(self, config: TrainConfig, shared: bool = False) -> None:
         check_model(config)
         self.config = config
+        self.shared = shared
+        self.network: Module | None = None
         self.device = select_device(config.device, config.threads, config.conv, config.precision)
         self.data = load_training_data(config)
         check_kernels(self.device, lambda line: print(line, file=sys.stderr))
@@ -38,6 +45,7 @@ class Throwaway:
 
     def renew(self) -> None:
         """Start again with a fresh model."""
+        self.close()
         config = self.config
         self.model = make_model(config, self.data.num_classes, self.device)
         if config.pretrained:
@@ -47,8 +55,11 @@ class Throwaway:
             data = self.data
             whiten_first_conv(self.model, data.train.images, data.train_indices, data.normalization)
         self.optimizer = make_optimizer(config, self.model)
+        self.network = self.model
+        if self.shared:
+            self.network = DataParallel(self.model, config.batch_size)
         self._step = TrainingStep(
-            self.model,
+            self.network,
             CrossEntropyLoss(config.label_smoothing),
             self.optimizer,
             make_scaler(config, self.device),
@@ -70,7 +81,7 @@ class Throwaway:
 
     def forward_backward(self, x: Array, labels: Array) -> tuple[Array, Array]:
         """The loss, 0-d, and the logits of a batch; afterwards the gradients are there."""
-        self.model.train()
+        self.network.train()
         self.model.set_step(self.steps)
         return self._step.forward_backward(x, labels)
 
@@ -78,3 +89,14 @@ class Throwaway:
         """Clip as the config says, and make one update with the rate `lr`."""
         self._step.update(lr)
         self.steps += 1
+
+    def close(self) -> None:
+        """End the processes that shared the batches."""
+        if isinstance(self.network, DataParallel):
+            self.network.close()
+
+    def __enter__(self) -> Throwaway:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

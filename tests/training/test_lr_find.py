@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from shared_batch import children
 
+from minires.devices import can_fork
 from minires.errors import UsageError
 from minires.training.config import TrainConfig
+from minires.training.data_parallel import LEAST_IMAGES
 from minires.training.lr_find import RangeTest, draw_range_test, find_lr, smooth, steepest
 from minires.training.setup import make_model, make_optimizer
 
@@ -88,3 +92,15 @@ def test_the_throwaway_starts_from_the_weights_of_a_training():
 
     expected = float(CrossEntropyLoss().forward(model(x), labels))
     assert find_lr(CONFIG, 1e-4, 1e-2, 10).losses[0] == expected
+
+
+@pytest.mark.skipif(not can_fork(), reason="a process that computes cannot be forked")
+def test_processes_share_the_batches():
+    found, counts = [], []
+    for threads in (1, 2):
+        config = replace(CONFIG, limit=300, batch_size=2 * LEAST_IMAGES, threads=threads)
+        result = find_lr(config, 1e-4, 1e-2, 10, lambda *_: counts.append(len(children())))
+        found.append(result.losses)
+    assert counts == 10 * [0] + 10 * [1]
+    assert children() == [], "the worker has to end with the test"
+    np.testing.assert_allclose(*found, rtol=1e-3)
