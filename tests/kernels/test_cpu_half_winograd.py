@@ -11,6 +11,7 @@ import pytest
 from minires import backend, devices
 from minires import functional as F
 from minires.kernels.cpu import half_winograd, loops, strips
+from minires.kernels.cpu.threads import workspace
 from minires.models import build
 
 TOLERANCE = 1e-5
@@ -110,6 +111,16 @@ def test_a_few_images_at_a_time(case, size, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_lies_in_scratch_memory_is_never_computed_with(case):
+    arguments, _ = unit(case)
+    wanted = evaluate(arguments, case[-1])
+    scratch = workspace(0)._arrays
+    for name in ("strips V", "strips M"):
+        scratch[name][...] = np.inf  # the fixture makes an error of inf - inf
+    np.testing.assert_array_equal(evaluate(arguments, case[-1]), wanted)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_matrices_are_a_sliding_sum(stride):
     form = half_winograd._FORMS[stride]
@@ -131,14 +142,16 @@ def test_which_convolutions_it_takes():
     assert takes(x, few) and takes(x, few, 2)
     assert not takes(x, few, 3) and not takes(x, few, 1, 0) and not takes(x, few, 1, 2)
     assert not takes(x, np.zeros((32, 32, 5, 5), np.float32), 1, 1)
-    assert not takes(x.astype(np.float64), few)
+    assert not takes(x.astype(np.float64), few) and not takes(x, few.astype(np.float64))
     assert not takes(x[:0], few)
     assert takes(x[:, :, :4], few) and not takes(x[:, :, :4], few, 2), "four rows of outputs"
     assert not takes(x[:, :, :6], few)
     assert takes(x[:, :, :, :7], few) and not takes(x[:, :, :, :7], few, 2), "pairs of pixels"
     wide = in_strips((2, 64, 8, 8))
     assert takes(wide, many) and not takes(wide.copy(), many), "a copy costs more than it brings"
+    assert not takes(x, many[:, :32]) and not takes(wide.copy(), many[:32])
     assert not takes(in_strips((2, 65, 8, 8)), too_many)
+    assert not takes(wide, too_many[:, :64]) and not takes(in_strips((2, 65, 8, 8)), too_many[:64])
 
 
 def test_not_for_compiled_loops_nor_with_direct_convolutions():
@@ -192,7 +205,8 @@ def test_strips_are_found_only_by_the_whole_view_of_them(gap):
     assert made.gap == gap and strips.of(x, gap).pixels.base is made.pixels.base
     assert strips.of(x, 3 - gap).pixels.base is not made.pixels.base, "another gap: a copy"
     np.testing.assert_array_equal(strips.of(x, 3 - gap).logical(), x)
-    parts = [x[1:], x[:, 1:], x[:, :, 1:], x[..., 1:], x[:, :, ::-1], x.copy(), x[0], x.mT]
+    parts = [x[1:], x[:, 1:], x[:, :, 1:], x[..., 1:], x[:, :, ::-1], x.copy(), x[0]]
+    parts += [in_strips((3, 4, 6, 6), gap=gap).mT, made.pixels[:, :, gap:].transpose(1, 3, 0, 2)]
     assert [strips.find(part) for part in parts] == [None] * len(parts)
 
 
@@ -202,6 +216,12 @@ def test_strips_are_forgotten_with_their_memory():
     assert len(strips._gaps) == before + 1
     del x
     assert len(strips._gaps) == before
+
+
+def test_a_sum_with_what_is_not_in_those_strips():
+    x, more = (in_strips((3, 4, 8, 6), seed, gap) for seed, gap in ((0, 1), (1, 2)))
+    for other in (more, more.copy()):
+        np.testing.assert_array_equal(F.add(x, other), x.copy() + more.copy())
 
 
 @pytest.mark.parametrize("gap", [1, 2])
@@ -214,6 +234,10 @@ def test_what_follows_convolutions_reads_strips(gap, threads):
         np.testing.assert_array_equal(found, F.shortcut_a_forward.reference(plain, 8, stride)[0])
         made = strips.find(found)
         assert made is not None and not made.pixels[:, :, -made.gap :].any()
+    found = F.add(x, in_strips(x.shape, seed=1, gap=gap))
+    np.testing.assert_array_equal(found, plain + in_strips(x.shape, seed=1))
+    made = strips.find(found)
+    assert made.gap == gap and not made.pixels[:, :, -gap:].any()
     for kernel, stride, padding in ((2, 2, 0), (3, 2, 1)):
         found, _ = F.max_pool2d_forward(x, kernel, stride, padding)
         wanted, _ = F.max_pool2d_forward.reference(plain, kernel, stride, padding)
