@@ -42,7 +42,10 @@ class Folded:
         return eps == self._eps and all(map(np.array_equal, sources, self._sources))
 
     def transformed(self, matrix: np.ndarray, taps: np.ndarray) -> np.ndarray:
-        """The filters (P, C, K) of taps (9, C, K), this unit's; matrix (P, 9) is Winograd's."""
+        """The filters (P, C, K) of taps (Q, C, K), this unit's; matrix (P, Q) is Winograd's.
+
+        No two ways of Winograd have the same number P of products.
+        """
         filters = self._filters.get(len(matrix))
         if filters is None:
             shape = (len(matrix), *taps.shape[1:])

@@ -33,7 +33,7 @@ from minires.kernels.cpu import loops, strips
 from minires.kernels.cpu.buffers import Workspace
 from minires.kernels.cpu.convolution import weight_matrix
 from minires.kernels.cpu.folding import Folded
-from minires.kernels.cpu.products import multiply, transform
+from minires.kernels.cpu.products import multiply
 from minires.kernels.cpu.strips import Strips
 from minires.kernels.cpu.threads import groups, parallel, shards, workspace
 from minires.kernels.cpu.winograd import FILTER, INPUT, OUTPUT, TILE
@@ -102,11 +102,7 @@ def evaluate(x: Array, unit: Folded, stride: int, shortcut: Array | None, relu: 
     n, c, h, w = x.shape
     k = unit.weight.shape[0]
     taps = weight_matrix(unit.weight).reshape(3, 3 * c, k)
-    if unit.is_kept:
-        filters = unit.transformed(form.filters, taps)
-    else:
-        filters = np.empty((len(form.filters), 3 * c, k), np.float32)
-        transform(form.filters, taps, filters)
+    filters = unit.transformed(form.filters, taps)
     source, out = strips.of(x, gap=stride), strips.take(h // stride, w // stride, n, k)
     extra = None if shortcut is None else strips.of(shortcut)
     parts = shards(n)
