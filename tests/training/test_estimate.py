@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minires.backend import CPU
@@ -60,6 +61,29 @@ def test_memory_counts_the_average_of_the_weights(config, data):
     weights = 4 * sum(p.size for _, p in plain.work.model.named_parameters())
     more = averaged.peak_bytes(1) - plain.peak_bytes(1)
     assert 0.9 * weights < more < 2.5 * weights
+
+
+def test_memory_counts_weights_and_gradients_that_processes_would_share(config, data):
+    probe = module._Probe(replace(config, width=4.0), data.num_classes, CPU)
+    weights = 4 * sum(p.size for _, p in probe.work.model.named_parameters())
+    assert 2 * weights <= probe._shared_bytes() < 2.1 * weights
+
+
+def test_what_making_a_model_needs_for_a_moment_does_not_add_to_the_steps(
+    config, data, monkeypatch
+):
+    make = module._Probe._make
+    probe = module._Probe(config, data.num_classes, CPU)
+    probe.step(27)
+
+    def make_with_more(self):
+        np.empty(10**9, np.uint8)  # never touched, and given back at once
+        return make(self)
+
+    monkeypatch.setattr(module._Probe, "_make", make_with_more)
+    small, large = probe.peak_bytes(1), probe.peak_bytes(27)
+    assert small == pytest.approx(large, abs=10**6)
+    assert 10**9 < large < 1.01 * 10**9
 
 
 def test_too_little_memory_is_noticed(monkeypatch):
