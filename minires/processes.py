@@ -67,7 +67,8 @@ class ProcessGroup:
     def in_turn(self, action: Callable[[], None]) -> None:
         """Do `action` after the process of the rank before has done its own here.
 
-        Only those behind wait; what the last one wrote, the others can read after they meet.
+        Only those behind wait. So between two meetings an array may have one turn: those ahead
+        might be at the next while others are still at this. After they meet, all can read it.
         """
         if self.rank > 0:
             self._wait_for(self.rank - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -66,7 +65,8 @@ def test_what_is_done_in_turn_is_done_in_the_order_of_ranks(size):
 
     def work(group):
         def note(turn):
-            time.sleep(0.002 * (turn % 3 == group.rank))  # each is late now and then
+            for _ in range(500 * (turn % 3 == group.rank)):  # each is late now and then
+                os.sched_yield()
             order[turn * size + group.rank] = order[-1]
             order[-1] += 1
 
@@ -88,7 +88,7 @@ def test_only_those_behind_wait_for_their_turn():
     def work(group):
         if group.rank == 1:
             while not ahead[0]:  # the first is through all its turns before this one begins
-                time.sleep(0.001)
+                os.sched_yield()
         for _ in range(100):
             group.in_turn(lambda: None)
         ahead[0] = 1

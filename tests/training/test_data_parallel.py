@@ -246,7 +246,6 @@ def test_how_many_processes_share_a_batch(size, threads, processes, wanted):
     assert processes_for(model, size) == wanted
 
 
-
 def test_threads_are_shared_out_while_processes_compute():
     devices.select_device("cpu", threads=5, processes=2)
     model, _ = make()
