@@ -227,12 +227,8 @@ def _share_gradients(parameters: list[Parameter]) -> None:
     """Move gradients into memory that processes share, unless an optimizer has put them there."""
     for parameter in parameters:
         if not is_shared(parameter.grad):
-            data = parameter.data
-            order = sorted(range(data.ndim), key=lambda axis: -data.strides[axis])
-            flat = shared_zeros(data.size, data.dtype)
-            array = flat.reshape([data.shape[axis] for axis in order])
-            back = [order.index(axis) for axis in range(data.ndim)]
-            parameter.rehome(data, array.transpose(back))
+            shared = shared_zeros(parameter.size, parameter.data.dtype)
+            parameter.rehome(parameter.data, shared.reshape(parameter.shape))
 
 
 def _end(pids: list[int], parent: int) -> None:
