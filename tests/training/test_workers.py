@@ -16,6 +16,8 @@ from shared_batch import BATCH, IN_TWO_PROCESSES, Batches, batch, children, make
 
 from minires import devices
 from minires.errors import DeviceError
+from minires.nn import Parameter
+from minires.processes import first_image
 from minires.training.data_parallel import DataParallel
 from minires.training.loop import Callback, Trainer
 
@@ -143,6 +145,26 @@ def test_an_error_in_a_worker_is_told():
         pytest.raises(DeviceError, match="ended early: MemoryError: no room for 3 GB"),
     ):
         network(batch()[0])
+
+
+def test_an_error_in_a_worker_whose_turn_another_waits_for_is_told(monkeypatch):
+    monkeypatch.setattr("minires.training.data_parallel.LEAST_IMAGES", BATCH // 3)
+    devices.select_device("cpu", threads=3)
+    model, _ = make()
+    accumulate = Parameter.accumulate
+
+    def fails_in_the_second(self, grad):
+        if first_image() == BATCH // 3:
+            raise MemoryError("no room for 3 GB")
+        accumulate(self, grad)
+
+    monkeypatch.setattr(Parameter, "accumulate", fails_in_the_second)
+    with DataParallel(model, BATCH) as network:
+        network(batch()[0])
+        assert len(children()) == 2
+        with pytest.raises(DeviceError, match="ended early: MemoryError: no room for 3 GB"):
+            network.backward(np.ones((BATCH, 10), np.float32))
+        assert children() == []
 
 
 def test_an_error_here_ends_the_workers():
