@@ -22,9 +22,8 @@ from minires.kernels.cpu.threads import parallel, pieces, shards
 @kernel("add", "cpu")
 def add(a: Array, b: Array) -> Array:
     """`functional.shortcut.add`."""
-    in_strips = strips.find(a), strips.find(b)
-    if None not in in_strips and in_strips[0].gap == in_strips[1].gap:
-        return _add_strips(*in_strips)
+    if (strips.find(a) or strips.find(b)) and a.dtype == b.dtype:
+        return _add_in_strips(a, b)
     first, second = (as_hwnc(v) if v.ndim == 4 else None for v in (a, b))
     if first is None or second is None:
         return NotImplemented
@@ -41,16 +40,18 @@ def add(a: Array, b: Array) -> Array:
     return logical(out)
 
 
-def _add_strips(a: Strips, b: Strips) -> Array:
-    h, n, w, c = a.inside.shape
-    y = strips.take(h, w, n, c, a.gap)
+def _add_in_strips(a: Array, b: Array) -> Array:
+    n, c, h, w = a.shape
+    left, right = (v.transpose(2, 0, 3, 1) for v in (a, b))
+    y = strips.take(h, w, n, c)
     parts = shards(h)
 
     def work(thread: int) -> None:
         rows = parts[thread]
-        np.add(a.pixels[rows], b.pixels[rows], out=y.pixels[rows])  # zeros in between stay zeros
+        np.add(left[rows], right[rows], out=y.inside[rows])
 
     parallel(work, len(parts))
+    y.close()
     return y.logical()
 
 
