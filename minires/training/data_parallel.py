@@ -47,9 +47,10 @@ class DataParallel(Module):
 
     It has the `forward` and `backward` of `module`, whose parameters' gradients are the sums over
     all images afterwards. What it does not see: a change of `module` after the first batch, except
-    of weights that an optimizer holds, of buffers, and of the mode. Close it, or use it as a
-    context. A worker that ends early raises `DeviceError`. In a Python thread that is not the main
-    one, and on what the reference alone computes, such as float64, this process works alone.
+    of weights that an optimizer holds (one that is made between two steps too), of buffers, and of
+    the mode. Close it, or use it as a context. A worker that ends early raises `DeviceError`. In a
+    Python thread that is not the main one, and on what the reference alone computes, such as
+    float64, this process works alone.
     """
 
     def __init__(self, module: Module, batch_size: int) -> None:

@@ -50,7 +50,8 @@ class Workers:
         self.peaks = shared_zeros(processes, np.int64)
         self.images = shared_zeros(batch_size * image_values, np.float32)
         self.outputs = shared_zeros(batch_size * _OUTPUT_VALUES, np.float32)
-        self.parameters = [p for _, p in module.named_parameters() if not p.frozen]
+        self.weights = [(p, p.data) for _, p in module.named_parameters()]
+        self.parameters = [p for p, _ in self.weights if not p.frozen]
         _share_gradients(self.parameters)
         self.drawing = [m for m in module.modules() if hasattr(m, "step")]
         self.buffers = [b for _, b in module.named_buffers() if b.data.ndim]
@@ -71,8 +72,9 @@ class Workers:
     # --- in the process that trains -----------------------------------------------------------
 
     def can_take(self, x: Array) -> bool:
-        """Whether there is room for x (N, C, H, W)."""
-        return x.size <= self.images.size and len(x) * _OUTPUT_VALUES <= self.outputs.size
+        """Whether there is room for x (N, C, H, W), and no optimizer has moved the weights."""
+        room = x.size <= self.images.size and len(x) * _OUTPUT_VALUES <= self.outputs.size
+        return room and all(parameter.data is data for parameter, data in self.weights)
 
     def forward(self, x: Array) -> Array:
         """The logits (N, K) of all images x."""

@@ -133,6 +133,21 @@ def test_gradients_of_two_passes_add_up(optimizer):
     assert_same(*found)
 
 
+def test_an_optimizer_that_comes_after_the_first_batch_gets_all_gradients():
+    found = []
+    for processes in (1, 2):
+        devices.select_device("cpu", threads=processes)
+        model, loss = build("resnet8", width=0.5, seed=1), CrossEntropyLoss()
+        with DataParallel(model, BATCH) as network:
+            network(batch(0)[0])
+            step = TrainingStep(network, loss, SGD(model.trainable_parameters()))
+            step.forward_backward(*batch(1))
+            step.update(0.1)  # the next logits are those of other weights
+            step.forward_backward(*batch(2))
+        found.append({name: p.grad.copy() for name, p in model.named_parameters()})
+    assert_same(*found)
+
+
 def test_frozen_parameters_get_no_gradient():
     model = build("resnet8", width=0.5)
     freeze(model, "conv1, bn1, layer1", devices.select_device("cpu", threads=2))
