@@ -55,7 +55,7 @@ def conv_bn_relu_forward(
         result = _evaluate(unit, convolution, shortcut, relu)
         if result is None:
             return NotImplemented
-        # No cache is kept, so y is not stored; a backward pass computes it again.
+        # Hardly any evaluation has a backward pass, so y is not stored: that computes it again.
         batch_norm = BatchNormCache(None, gamma, unit.mean, unit.inv_std, False)
         passed = ReLUCache(result) if relu else None
         return result, ConvBNReLUCache(convolution, batch_norm, passed, added)
@@ -68,8 +68,8 @@ def conv_bn_relu_forward(
     update_running(running_mean, running_var, mean, variance, count, momentum)
     inv_std, scale, shift = affine(gamma, beta, mean, variance, eps)
     run.normalize(y, scale, shift)
-    wide = mean.astype(np.float32), inv_std.astype(np.float32)
-    batch_norm = BatchNormCache(logical(y), gamma, *wide, True)
+    statistics = mean.astype(np.float32), inv_std.astype(np.float32)
+    batch_norm = BatchNormCache(logical(y), gamma, *statistics, True)
     passed = ReLUCache(run.result) if relu else None
     cache = ConvBNReLUCache(convolution, batch_norm, passed, added)
     return run.result, _with_affine(cache, scale, shift)

@@ -112,7 +112,6 @@ def shortcut_a_backward(grad_output: Array, cache: ShortcutACache) -> Array:
 @kernel("global_avg_pool_forward", "cpu")
 def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
     """`functional.pooling.global_avg_pool_forward`."""
-    pixels = np.float32(x.shape[2] * x.shape[3])
     in_strips, hwnc = strips.find(x), as_hwnc(x)
     if in_strips is not None:
         total = np.add.reduce(np.add.reduce(in_strips.inside, axis=0), axis=1)
@@ -120,7 +119,7 @@ def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
         total = np.add.reduce(hwnc, axis=(0, 1))
     else:
         return NotImplemented
-    y = total * (np.float32(1) / pixels)
+    y = total * np.float32(1.0 / (x.shape[2] * x.shape[3]))
     return y, GlobalAvgPoolCache(x.shape, y)
 
 
