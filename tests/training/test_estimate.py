@@ -11,6 +11,7 @@ import pytest
 
 from minires.backend import CPU
 from minires.devices import can_fork, select_device
+from minires.kernels.cpu.buffers import pool
 from minires.training import estimate as module
 from minires.training.resolve import resolve
 from minires.training.setup import load_training_data
@@ -61,6 +62,17 @@ def test_memory_counts_the_average_of_the_weights(config, data):
     weights = 4 * sum(p.size for _, p in plain.work.model.named_parameters())
     more = averaged.peak_bytes(1) - plain.peak_bytes(1)
     assert 0.9 * weights < more < 2.5 * weights
+
+
+def test_memory_that_the_kernels_hold_for_others_does_not_count(config, data):
+    probe = module._Probe(config, data.num_classes, select_device("cpu", threads=1))
+    probe.step(7)
+    alone = probe.peak_bytes(7)
+    held = pool.take((10**7,))
+    beside = probe.peak_bytes(7)
+    select_device("cpu")
+    assert held.nbytes == 4 * 10**7
+    assert beside == pytest.approx(alone, abs=10**6)
 
 
 def test_memory_counts_weights_and_gradients_that_processes_would_share(config, data):
