@@ -9,7 +9,7 @@ import click
 
 from minires.cli.counter import counter
 from minires.cli.options import config_options, given_values
-from minires.cli.plot import Drawn, kind
+from minires.cli.plot_kind import Drawn, kind
 from minires.cli.weights import data_options, split_option, weights_options
 from minires.spelling import printable
 
