@@ -1,11 +1,11 @@
 r"""A 3x3 convolution with few channels, by Winograd along one axis only: down the rows.
 
 Both ways, Winograd needs 36 products for 16 outputs, one way only 72, the direct way 144. But with
-16 or 32 channels a product is so short that the transforms around it take three times as long. One
-way they are cheap: each is one product of a 6x6 matrix with six strips (see `strips`), reads each
-value 1.5 times instead of 2.25, and there are two of them instead of four. With $d_0 \dots d_5$ six
-rows of the input, $w_0, w_1, w_2$ the three rows of the filter, and $*$ the sliding sum along a
-row,
+16 or 32 channels a product is so short that the transforms around it take nearly three times as
+long. One way they are cheap: each is one product of a 6x6 matrix with six strips (see `strips`),
+reads each value 1.5 times instead of 2.25, and there are two of them instead of four. With
+$d_0 \dots d_5$ six rows of the input, $w_0, w_1, w_2$ the three rows of the filter, and $*$ the
+sliding sum along a row,
 
 $$ y = A^T \left[ (G w) * (B^T d) \right] $$
 
