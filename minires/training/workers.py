@@ -163,8 +163,6 @@ class Workers:
         """Follow orders until killed."""
         self.group.rank = rank
         self.group.look = lambda rank: None
-        for parameter in self.parameters:
-            _ = parameter.grad  # from now on whatever comes is added to what the others gave
         common = [buffer.data for buffer in self.buffers]  # the parent's, for it to write
         statistics = common, [data.copy() for data in common]
         training = None
@@ -226,7 +224,11 @@ class Workers:
 
 
 def _share_gradients(parameters: list[Parameter]) -> None:
-    """Move gradients into memory that processes share, unless an optimizer has put them there."""
+    """Move gradients into memory that processes share, unless an optimizer has put them there.
+
+    A parameter whose gradient has been looked at adds whatever comes, until its next `zero_grad`.
+    Workers never call that, so theirs is always added to what the processes before them gave.
+    """
     for parameter in parameters:
         if not is_shared(parameter.grad):
             shared = shared_zeros(parameter.size, parameter.data.dtype)

@@ -22,6 +22,17 @@ def loop_kind(request):
     loops.use_compiled(before)
 
 
+@pytest.fixture
+def numpy_loops():
+    """Runs a test on NumPy's loops alone."""
+    from minires.kernels.cpu import loops
+
+    before = loops.compiled_in_use()
+    loops.use_compiled(False)
+    yield
+    loops.use_compiled(before)
+
+
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     """Runs a test on so many threads."""

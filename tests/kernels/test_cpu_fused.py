@@ -52,15 +52,6 @@ NAMES = ("x", "weight", "gamma", "beta", "running_mean", "running_var", "shortcu
 LABELS = ("grad_x", "grad_weight", "grad_gamma", "grad_beta", "grad_shortcut")
 
 
-@pytest.fixture
-def numpy_loops():
-    """Runs a test on NumPy's loops alone."""
-    before = loops.compiled_in_use()
-    loops.use_compiled(False)
-    yield
-    loops.use_compiled(before)
-
-
 @pytest.fixture(autouse=True)
 def no_leftover_options():
     devices.select_device("cpu")

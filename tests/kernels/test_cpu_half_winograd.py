@@ -31,15 +31,12 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def numpy_loops():
-    """No compiled loops, one thread, and an error where a number is not one."""
-    before = loops.compiled_in_use()
-    loops.use_compiled(False)
+def one_thread(numpy_loops):
+    """One thread, no compiled loops, and an error where a number is not one."""
     devices.select_device("cpu", threads=1)
     backend.reset_fallback_counts()
     with np.errstate(invalid="raise", over="raise", divide="raise"):
         yield
-    loops.use_compiled(before)
     devices.select_device("cpu")
 
 
