@@ -152,7 +152,6 @@ def chunks(request, monkeypatch):
             convolution.Winograd, "blocks", lambda self, images, backward=False: groups(images, 1)
         )
         monkeypatch.setattr(whole, "_images_at_once", lambda *_: 2)
-        monkeypatch.setattr(convolution, "_TURNED_CHANNELS", 16)
         monkeypatch.setattr(convolution, "_SHARED_FILTERS", 0)
 
 

@@ -9,27 +9,94 @@ import numpy as np
 import pytest
 
 from minires.kernels.cpu import products
+from minires.kernels.cpu.buffers import Workspace
 from minires.kernels.cpu.threads import groups
 
 
-@pytest.mark.parametrize("small", [False, True])
-@pytest.mark.parametrize("rows", [1, 6, 7, 14, 23])
-@pytest.mark.parametrize("turned", [False, True])
-def test_products_of_few_rows_at_a_time(small, rows, turned, monkeypatch):
-    monkeypatch.setattr(products, "has_small_products", lambda: small)
-    monkeypatch.setattr(products, "_SMALL", 7 * 5 * 3)
-    monkeypatch.setattr(products, "_FEWEST_ROWS", 7)
-    assert products.fast_rows(5, 3) == (7 if small else None)
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Pieces of at most 60 multiplications, as where BLAS multiplies small matrices in place."""
+    monkeypatch.setattr(products, "has_small_products", lambda: True)
+    monkeypatch.setattr(products, "_SMALL", 60)
+    monkeypatch.setattr(products, "_FEWEST", 2)
+    monkeypatch.setattr(products, "_WIDTH", 3)
+    monkeypatch.setattr(products, "_SUM_HEIGHT", 2)
+    monkeypatch.setattr(products, "_SUM_WIDTHS", (6, 3))
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The multiplications of each matrix product that BLAS is asked for."""
+    found, matmul = [], np.matmul
+
+    def count(a, b, out):
+        found.append(a.shape[-2] * a.shape[-1] * b.shape[-1])
+        return matmul(a, b, out=out)
+
+    monkeypatch.setattr(products.np, "matmul", count)
+    return found
+
+
+def guarded(rows, columns):
+    """An array (4, rows * columns + 2) of sevens, and the matrices in it."""
+    memory = np.full((4, rows * columns + 2), 7, np.float32)
+    return memory, memory[:, : rows * columns].reshape(4, rows, columns)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 8, 23])
+@pytest.mark.parametrize("columns", [3, 5, 6, 12])
+@pytest.mark.parametrize("some_columns", [False, True])
+def test_products_in_pieces(rows, columns, some_columns, small_pieces, sizes):
     rng = np.random.default_rng(rows)
-    planes = rng.standard_normal((4, rows * 5 + 9)).astype(np.float32)
-    a = planes[:, : rows * 5].reshape(4, rows, 5)
-    b = rng.standard_normal((4, 3, 5) if turned else (4, 5, 3)).astype(np.float32)
-    b = b.transpose(0, 2, 1) if turned else b
-    out = np.full((4, rows * 3 + 2), 7, np.float32)
-    products.multiply(a, b, out[:, : rows * 3].reshape(4, rows, 3))
-    expected = np.einsum("prc,pck->prk", a.astype(np.float64), b).reshape(4, -1)
-    np.testing.assert_allclose(out[:, : rows * 3], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(out[:, rows * 3 :], 7)
+    a = planes(rng, 4, rows, 5)[1]
+    b = rng.standard_normal((4, 5, columns)).astype(np.float32)
+    memory, target = guarded(rows, columns + 4 if some_columns else columns)
+    products.multiply(a, b, target[:, :, :columns])
+    assert max(sizes) <= 60 or columns == 5 and rows > 2
+    expected = np.einsum("prc,pck->prk", a.astype(np.float64), b)
+    np.testing.assert_allclose(target[:, :, :columns], expected, rtol=1e-5, atol=1e-5)
+    assert (target[:, :, columns:] == 7).all() and (memory[:, -2:] == 7).all()
+
+
+@pytest.mark.parametrize("way", ["no small products", "turned", "few rows"])
+def test_products_that_are_better_done_at_once(way, small_pieces, sizes, monkeypatch):
+    if way == "no small products":
+        monkeypatch.setattr(products, "has_small_products", lambda: False)
+    rng, inner = np.random.default_rng(0), 50 if way == "few rows" else 5
+    a = rng.standard_normal((4, 23, inner)).astype(np.float32)
+    b = rng.standard_normal((4, inner, 3)).astype(np.float32)
+    if way == "turned":
+        b = np.ascontiguousarray(b.swapaxes(1, 2)).swapaxes(1, 2)
+    out = np.empty((4, 23, 3), np.float32)
+    products.multiply(a, b, out)
+    assert sizes == [23 * inner * 3]
+    np.testing.assert_allclose(out, np.einsum("prc,pck->prk", a, b), rtol=1e-4, atol=1e-5)
+
+
+SUMS = [  # rows, channels, and the multiplications of a piece: rows x 2 x 6 or x 3, or all columns
+    (4, (4, 6), 4 * 2 * 6),
+    (7, (4, 6), 7 * 2 * 3),
+    (16, (4, 6), 8 * 2 * 3),  # in two sums
+    (40, (4, 6), 10 * 2 * 3),  # in four
+    (8, (3, 5), 4 * 3 * 5),
+    (7, (3, 5), 7 * 3 * 5),  # seven rows do not make two equal sums
+    (1, (5, 3), 1 * 5 * 3),
+]
+
+
+@pytest.mark.parametrize("rows, channels, piece", SUMS, ids=str)
+@pytest.mark.parametrize("small", [False, True])
+def test_sums_of_products_in_pieces(rows, channels, piece, small, small_pieces, sizes, monkeypatch):
+    monkeypatch.setattr(products, "has_small_products", lambda: small)
+    rng, (c, k) = np.random.default_rng(0), channels
+    a = rng.standard_normal((4, rows, c + 2)).astype(np.float32)[:, :, 1:-1]  # some channels
+    b = planes(rng, 4, rows, k)[1]
+    memory, out = guarded(c, k)
+    products.multiply_turned(a, b, out, Workspace())
+    assert sizes == [piece if small else rows * c * k]
+    expected = np.einsum("prc,prk->pck", a.astype(np.float64), b)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    assert (memory[:, -2:] == 7).all()
 
 
 @pytest.mark.parametrize("small", [False, True])

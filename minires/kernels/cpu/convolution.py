@@ -16,14 +16,13 @@ import numpy as np
 from minires.backend import Array, options
 from minires.kernels.cpu import loops
 from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
-from minires.kernels.cpu.products import fast_rows, multiply, transform
+from minires.kernels.cpu.products import fast_rows, multiply, multiply_turned, transform
 from minires.kernels.cpu.threads import Share, copy_rows, groups, parallel, shards
 from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
 
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
 _SHARED_FILTERS = 1_000_000  # more values than this are made by all threads
-_TURNED_CHANNELS = 256  # up to so many input channels BLAS is slow with transposed filters
 _FILTER_CHANNELS = 64  # so many
 
 
@@ -202,10 +201,7 @@ class Winograd:
         self.totals = [pool.take(shape) for _ in range(threads)]
         if self.grad_x is None:
             return
-        if self.c <= _TURNED_CHANNELS or loops.compiled_in_use():
-            self.turned = self._transformed(np.ascontiguousarray(self.taps.transpose(0, 2, 1)))
-        else:
-            self.turned = self._transformed(self.taps).transpose(0, 2, 1)
+        self.turned = self._transformed(np.ascontiguousarray(self.taps.transpose(0, 2, 1)))
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
@@ -234,10 +230,10 @@ class Winograd:
             part = slice(first, first + 6)
             total = self.totals[thread][part]
             if not self.begun[thread]:
-                np.matmul(v[part].transpose(0, 2, 1), m[part], out=total)
+                multiply_turned(v[part], m[part], total, ws)
             else:
                 product = ws.get("dU", total.shape)
-                np.matmul(v[part].transpose(0, 2, 1), m[part], out=product)
+                multiply_turned(v[part], m[part], product, ws)
                 np.add(total, product, out=total)
         if self.grad_x is not None:
             multiply(m, self.turned, v)
@@ -287,14 +283,14 @@ class WinogradByChannels(Winograd):
     def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
         for first in range(0, self.k, _FILTER_CHANNELS):
             out = slice(first, first + _FILTER_CHANNELS)
-            np.matmul(v, self._some_filters(self.taps[:, :, out], ws), out=m[:, :, out])
+            multiply(v, self._some_filters(self.taps[:, :, out], ws), m[:, :, out])
 
     def _multiply_back(self, v, m, ws: Workspace, thread: int) -> None:
         for first in range(0, self.c, _FILTER_CHANNELS):
             part = slice(first, first + _FILTER_CHANNELS)
             shape = self.taps[:, part].shape
             grad_filters = ws.get("U", (36, *shape[1:]))
-            np.matmul(v[:, :, part].transpose(0, 2, 1), m, out=grad_filters)
+            multiply_turned(v[:, :, part], m, grad_filters, ws)
             share = ws.get("taps", shape)
             transform(FILTER_ADJOINT, grad_filters, share)
             total = self.partial[thread][:, part]
@@ -303,8 +299,8 @@ class WinogradByChannels(Winograd):
             else:
                 np.add(total, share, out=total)
             if self.grad_x is not None:
-                filters = self._some_filters(self.taps[:, part], ws)
-                np.matmul(m, filters.transpose(0, 2, 1), out=v[:, :, part])
+                turned = self.taps[:, part].transpose(0, 2, 1)
+                multiply(m, self._some_filters(turned, ws), v[:, :, part])
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Nothing is left to do: the sum over this thread's images is the gradient."""
