@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from minires.kernels.cpu import winograd
 from minires.kernels.cpu.buffers import Workspace
+from minires.kernels.cpu.regions import Region
 
 H, W, LENGTH = 8, 12, 7
 LO, HI = 2, 7
@@ -64,37 +67,13 @@ def test_output_transform(row, tile_rows, ws):
 
 @pytest.mark.parametrize("row, tile_rows", CHUNKS)
 def test_output_adjoint(row, tile_rows, ws):
-    grad, planes = _random(H, W, LENGTH), _planes(tile_rows)
-    winograd.output_adjoint(grad, row, tile_rows, LO, HI, planes, ws)
+    inside, planes = _random(H + 1, W + 3, LENGTH), _planes(tile_rows)
+    grad = Region(inside, 1 + row, 2, LO)
+    winograd.output_adjoint(grad, tile_rows, W, HI - LO, planes, ws)
     for r, t in np.ndindex(tile_rows, TILES):
-        tile = grad[row + 4 * r : row + 4 * r + 4, 4 * t : 4 * t + 4, LO:HI]
+        tile = inside[1:, 2:][row + 4 * r : row + 4 * r + 4, 4 * t : 4 * t + 4, LO:HI]
         expected = _both(winograd.OUTPUT.T, tile)
         assert np.allclose(_tiles(planes, tile_rows)[:, :, r, t], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("chunks", [CHUNKS[:1], CHUNKS[1:]], ids=["at once", "in two calls"])
-def test_input_adjoint_adds_up_overlapping_windows(chunks, ws):
-    x, expected = _random(H + 2, W + 2, LENGTH), np.zeros((H + 2, W + 2, LENGTH))
-    before = x.copy()
-    for row, tile_rows in chunks:
-        planes = _planes(tile_rows)
-        winograd.input_adjoint(planes, x, row, tile_rows, LO, HI, row == 0, None, ws)
-        for r, t in np.ndindex(tile_rows, TILES):
-            window = _both(winograd.INPUT.T, _tiles(planes, tile_rows)[:, :, r, t])
-            rows = slice(row + 4 * r, row + 4 * r + 6)
-            expected[rows, 4 * t : 4 * t + 6, LO:HI] += window
-    assert np.allclose(x[:, :, LO:HI], expected[:, :, LO:HI], atol=1e-3)
-    assert np.array_equal(x[:, :, :LO], before[:, :, :LO])
-
-
-def test_input_adjoint_leaves_rows_of_another_thread_alone(ws):
-    x, alone = _random(H + 2, W + 2, LENGTH), np.zeros((H + 2, W + 2, LENGTH), np.float32)
-    before, planes, below = x.copy(), _planes(1), np.zeros((2, W + 2, HI - LO), np.float32)
-    winograd.input_adjoint(planes, alone, 0, 1, LO, HI, True, None, ws)
-    winograd.input_adjoint(planes, x, 0, 1, LO, HI, True, below, ws)
-    assert np.array_equal(x[:4, :, LO:HI], alone[:4, :, LO:HI])
-    assert np.array_equal(below, alone[4:6, :, LO:HI])
-    assert np.array_equal(x[4:], before[4:])
 
 
 def test_the_matrices_make_a_convolution():
@@ -103,3 +82,21 @@ def test_the_matrices_make_a_convolution():
     y = _both(winograd.OUTPUT, filters * _both(winograd.INPUT, window))[:, :, 0]
     for p, q in np.ndindex(4, 4):
         assert y[p, q] == pytest.approx((window[p : p + 3, q : q + 3, 0] * weight).sum(), abs=1e-4)
+
+
+def test_windows_of_the_gradient_make_both_gradients():
+    """With pixels x of one tile, and a window g of grad_output that is one pixel larger all around:
+    each g[p + 1] is the gradient of an output that reads x[p - 1 + a] through the tap w[a]."""
+    x, g, w = _random(4, 4), _random(6, 6), _random(3, 3)
+    tile = _both(winograd.OUTPUT.T, x[:, :, None])
+    window = _both(winograd.INPUT, g[:, :, None])
+    turned = (winograd.TURNED_TRANSFORM @ w.reshape(9)).reshape(6, 6, 1)
+    grad_x = _both(winograd.OUTPUT, turned * window)[:, :, 0]
+    grad_w = (winograd.TURNED_ADJOINT @ (tile * window).reshape(36)).reshape(3, 3)
+    expected_x, expected_w = np.zeros((4, 4)), np.zeros((3, 3))
+    for (p, q), (a, b), (i, j) in product(np.ndindex(6, 6), np.ndindex(3, 3), np.ndindex(4, 4)):
+        if (i, j) == (p + a - 2, q + b - 2):
+            expected_x[i, j] += g[p, q] * w[a, b]
+            expected_w[a, b] += g[p, q] * x[i, j]
+    np.testing.assert_allclose(grad_x, expected_x, atol=1e-4)
+    np.testing.assert_allclose(grad_w, expected_w, atol=1e-4)

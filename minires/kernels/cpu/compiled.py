@@ -59,7 +59,7 @@ def compiled(function):
         config.CACHE_DIR = usual
 
 
-_TWO, _THREE, _FOUR, _FIVE = (np.float32(v) for v in (2, 3, 4, 5))
+_TWO, _FOUR = np.float32(2), np.float32(4)
 
 
 @compiled
@@ -86,22 +86,6 @@ def _output_adjoint_1d(y0, y1, y2, y3):
     p, q = y0 + y2, y1 + y3
     r, s = y0 + _FOUR * y2, _TWO * (y1 + _FOUR * y3)
     return y0, p + q, p - q, r + s, r - s, y3
-
-
-@compiled
-def _input_adjoint_1d(z0, z1, z2, z3, z4, z5):
-    """B z: six numbers to six."""
-    p, q = z1 + z2, z1 - z2
-    r, s = z3 + z4, _TWO * (z3 - z4)
-    t = z0 + p + r
-    return (
-        _FOUR * z0,
-        _FOUR * (z5 - q) - s,
-        -(t + _FOUR * z0 + _THREE * p),
-        q + s - _FIVE * z5,
-        t,
-        z5,
-    )
 
 
 @compiled
@@ -169,25 +153,25 @@ def output_transform(planes, y, row, lo, hi):
 
 
 @compiled
-def output_adjoint(y, row, lo, hi, planes):
-    """planes = A g A^T for one tile row; y (H, W, N C) holds g."""
-    tiles, length = y.shape[1] // 4, hi - lo
+def output_adjoint(y, columns, length, planes):
+    """planes = A g A^T for one tile row of the region y, `columns` pixels of `length` values."""
     half = np.empty((24, BLOCK), np.float32)
-    for tile in range(tiles):
-        for start in range(lo, hi, BLOCK):
-            stop = min(start + BLOCK, hi)
-            n = stop - start
+    g, row = y.array, y.row
+    for tile in range(columns // 4):
+        for start in range(0, length, BLOCK):
+            n = min(BLOCK, length - start)
+            lo, hi = y.lo + start, y.lo + start + n
             for j in range(4):
-                c = 4 * tile + j
-                y0, y1 = y[row, c, start:stop], y[row + 1, c, start:stop]
-                y2, y3 = y[row + 2, c, start:stop], y[row + 3, c, start:stop]
+                c = y.column + 4 * tile + j
+                y0, y1 = g[row, c, lo:hi], g[row + 1, c, lo:hi]
+                y2, y3 = g[row + 2, c, lo:hi], g[row + 3, c, lo:hi]
                 h0, h1, h2 = half[j], half[4 + j], half[8 + j]
                 h3, h4, h5 = half[12 + j], half[16 + j], half[20 + j]
                 for k in range(n):
                     h0[k], h1[k], h2[k], h3[k], h4[k], h5[k] = _output_adjoint_1d(
                         y0[k], y1[k], y2[k], y3[k]
                     )
-            at = tile * length + start - lo
+            at = tile * length + start
             for i in range(6):
                 h0, h1, h2, h3 = half[4 * i], half[4 * i + 1], half[4 * i + 2], half[4 * i + 3]
                 p = 6 * i
@@ -198,42 +182,3 @@ def output_adjoint(y, row, lo, hi, planes):
                     m0[k], m1[k], m2[k], m3[k], m4[k], m5[k] = _output_adjoint_1d(
                         h0[k], h1[k], h2[k], h3[k]
                     )
-
-
-@compiled
-def input_adjoint(planes, x, row, lo, hi):
-    """Add B z B^T of one tile row to the padded array x (H + 2, W + 2, N C)."""
-    tiles, length = (x.shape[1] - 2) // 4, hi - lo
-    half = np.empty((36, BLOCK), np.float32)
-    for tile in range(tiles):
-        for start in range(lo, hi, BLOCK):
-            stop = min(start + BLOCK, hi)
-            n = stop - start
-            at = tile * length + start - lo
-            for j in range(6):
-                z0, z1 = planes[j, at : at + n], planes[6 + j, at : at + n]
-                z2, z3 = planes[12 + j, at : at + n], planes[18 + j, at : at + n]
-                z4, z5 = planes[24 + j, at : at + n], planes[30 + j, at : at + n]
-                h0, h1, h2 = half[j], half[6 + j], half[12 + j]
-                h3, h4, h5 = half[18 + j], half[24 + j], half[30 + j]
-                for k in range(n):
-                    h0[k], h1[k], h2[k], h3[k], h4[k], h5[k] = _input_adjoint_1d(
-                        z0[k], z1[k], z2[k], z3[k], z4[k], z5[k]
-                    )
-            c = 4 * tile
-            for i in range(6):
-                h0, h1, h2 = half[6 * i], half[6 * i + 1], half[6 * i + 2]
-                h3, h4, h5 = half[6 * i + 3], half[6 * i + 4], half[6 * i + 5]
-                x0, x1 = x[row + i, c, start:stop], x[row + i, c + 1, start:stop]
-                x2, x3 = x[row + i, c + 2, start:stop], x[row + i, c + 3, start:stop]
-                x4, x5 = x[row + i, c + 4, start:stop], x[row + i, c + 5, start:stop]
-                for k in range(n):
-                    a0, a1, a2, a3, a4, a5 = _input_adjoint_1d(
-                        h0[k], h1[k], h2[k], h3[k], h4[k], h5[k]
-                    )
-                    x0[k] += a0
-                    x1[k] += a1
-                    x2[k] += a2
-                    x3[k] += a3
-                    x4[k] += a4
-                    x5[k] += a5

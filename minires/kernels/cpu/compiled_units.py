@@ -18,7 +18,6 @@ import numpy as np
 from minires.kernels.cpu import compiled_strided as strided
 from minires.kernels.cpu.compiled import (
     compiled,
-    input_adjoint,
     input_transform,
     output_adjoint,
     output_transform,
@@ -49,26 +48,6 @@ def _output_transform(stride, m, y, row, lo, hi):
         output_transform(m, y, row, lo, hi)
     else:
         strided.output_transform(m, y, row, lo, hi)
-
-
-@compiled
-def _output_adjoint(stride, chunk, length, m):
-    if stride == 1:
-        output_adjoint(chunk, 0, 0, length, m)
-    else:
-        strided.output_adjoint(chunk, 0, 0, length, m)
-
-
-@compiled
-def _input_adjoint(stride, v, grad_x, row, lo, hi):
-    """Add to grad_x, of which the rows that no tile row before this one reached start at zero."""
-    first = stride * row
-    reached = 0 if row == 0 else 3 - stride
-    grad_x[first + reached : first + 3 + 3 * stride, :, lo:hi] = 0
-    if stride == 1:
-        input_adjoint(v, grad_x, row, lo, hi)
-    else:
-        strided.input_adjoint(v, grad_x, first, lo, hi)
 
 
 @compiled
@@ -135,27 +114,69 @@ def evaluate_two(
 
 @compiled
 def differentiate(
-    x, stride, targets, first, last, block, v, m, chunk, grad, y, coefficients, scale, shift,
+    pixels, height, targets, first, last, block, v, m, chunk, grad, y, coefficients, scale, shift,
     grad_filters, grad_x, turned,
 ):  # fmt: skip
-    """The gradients of the filters, summed over the thread's images, and of the padded input.
+    """The gradients of the filters, summed over the thread's images, and of the input; stride 1.
 
-    grad_y = a g + b y + c, as `input_gradient`, into `chunk`. grad_x is empty if nobody needs it.
-    `turned` are the filters (P, K, C).
+    pixels: the input, a region of H = `height` rows. grad_y = a g + b y + c, as `input_gradient`,
+    goes into chunk (6, W + 2, block K), four rows at a time with the pixels around them. grad_x
+    (H, W, N C) is empty if nobody needs it. `turned` are the turned filters (36, K, C).
+    """
+    c, k, width = grad_filters.shape[1], grad_filters.shape[2], chunk.shape[1] - 2
+    chunk[:, 0] = 0
+    chunk[:, -1] = 0
+    for start in range(first, last, block):
+        images = min(block, last - start)
+        lo, hi, length = start * c, (start + images) * c, images * k
+        rows = width // 4 * images
+        for row in range(0, height, 4):
+            made = row  # rows of grad_y that are in the chunk already end before this one
+            if row == 0:
+                chunk[0] = 0
+            else:
+                chunk[:2] = chunk[4:]
+                made += 1
+            end = min(row + 5, height)
+            input_gradient(
+                _moved(grad, made, start * k), _moved(y, made, start * k),
+                Region(chunk, made - row + 1, 1, 0), end - made, width, length,
+                coefficients, scale, shift,
+            )  # fmt: skip
+            if end == height:
+                chunk[5] = 0
+            output_adjoint(_moved(pixels, row, lo), width, hi - lo, v)
+            input_transform(chunk, 0, 0, length, m)
+            add_products(v, m, targets, rows, grad_filters, start == first and row == 0)
+            if grad_x.size:
+                multiply_back(m, turned, v, targets, rows)
+                output_transform(v, grad_x, row, lo, hi)
+
+
+@compiled
+def differentiate_strided(
+    x, targets, first, last, block, v, m, chunk, grad, y, coefficients, scale, shift,
+    grad_filters, grad_x, turned,
+):  # fmt: skip
+    """The same with stride 2, from the padded input x and to that of the padded input.
+
+    The chunk is (4, W, block K); `turned` are the filters (81, K, C).
     """
     c, k, width = grad_filters.shape[1], grad_filters.shape[2], chunk.shape[1]
     for start in range(first, last, block):
         images = min(block, last - start)
         lo, hi, length = start * c, (start + images) * c, images * k
         rows = width // 4 * images
-        for row in range(0, (x.shape[0] - 2) // stride, 4):
+        for row in range(0, (x.shape[0] - 2) // 2, 4):
             input_gradient(
                 _moved(grad, row, start * k), _moved(y, row, start * k), Region(chunk, 0, 0, 0),
                 4, width, length, coefficients, scale, shift,
             )  # fmt: skip
-            _output_adjoint(stride, chunk, length, m)
-            _input_transform(stride, x, row, lo, hi, v)
+            strided.output_adjoint(chunk, 0, 0, length, m)
+            strided.input_transform(x, 2 * row, lo, hi, v)
             add_products(v, m, targets, rows, grad_filters, start == first and row == 0)
             if grad_x.size:
                 multiply_back(m, turned, v, targets, rows)
-                _input_adjoint(stride, v, grad_x, row, lo, hi)
+                reached = 0 if row == 0 else 1  # by the row of tiles before
+                grad_x[2 * row + reached : 2 * row + 9, :, lo:hi] = 0
+                strided.input_adjoint(v, grad_x, 2 * row, lo, hi)

@@ -8,7 +8,8 @@ from minires.backend import Array, kernel
 from minires.functional.conv import Conv2dCache
 from minires.kernels.cpu.buffers import logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import chunks
-from minires.kernels.cpu.regions import region
+from minires.kernels.cpu.gradient_rows import GradientRows
+from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import parallel, workspace
 
@@ -51,17 +52,23 @@ def conv2d_backward(
     conv.begin_backward(need_grad_x, len(conv.shares))
     sums = np.zeros((len(conv.shares), k))
 
+    def values(images: slice, row: int, rows: int) -> np.ndarray:
+        lo, hi = (grad.lo + i * k for i in (images.start, images.stop))
+        first, left = grad.row + row, grad.column
+        return grad.array[first : first + rows, left : left + w, lo:hi]
+
+    def make(images: slice, row: int, rows: int, target: Region) -> None:
+        place = target.array[target.row : target.row + rows, target.column : target.column + w]
+        np.copyto(place, values(images, row, rows))
+
     def work(thread: int) -> None:
         ws = workspace(thread)
+        grads = GradientRows(conv, make, ws)
         for images, row, rows in chunks(conv, thread, backward=True):
-            lo, length = images.start * k, (images.stop - images.start) * k
-            chunk = ws.get("chunk", (rows, w, length))
-            first, left, at = grad.row + row, grad.column, grad.lo + lo
-            np.copyto(chunk, grad.array[first : first + rows, left : left + w, at : at + length])
             if has_bias:
-                values = np.add.reduce(chunk, axis=(0, 1)).reshape(-1, k)
-                sums[thread] += values.sum(axis=0, dtype=np.float64)
-            conv.backward(row, images, chunk, ws, thread)
+                pixels = np.add.reduce(values(images, row, rows), axis=(0, 1))
+                sums[thread] += pixels.reshape(-1, k).sum(axis=0, dtype=np.float64)
+            conv.backward(row, images, grads.take(images, row, rows), ws, thread)
         conv.finish_thread(ws, thread)
 
     parallel(work, len(conv.shares))

@@ -15,10 +15,17 @@ import numpy as np
 
 from minires.backend import Array, options
 from minires.kernels.cpu import loops
-from minires.kernels.cpu.buffers import Workspace, pool, to_hwnc
+from minires.kernels.cpu.buffers import Workspace, logical, pool, to_hwnc
 from minires.kernels.cpu.products import fast_rows, multiply, multiply_turned, transform
+from minires.kernels.cpu.regions import region
 from minires.kernels.cpu.threads import Share, copy_rows, groups, parallel, shards
-from minires.kernels.cpu.winograd import EVERYWHERE, FILTER_ADJOINT, FILTER_TRANSFORM, TILE
+from minires.kernels.cpu.winograd import (
+    EVERYWHERE,
+    FILTER_TRANSFORM,
+    TILE,
+    TURNED_ADJOINT,
+    TURNED_TRANSFORM,
+)
 
 PLANE_PADDING = 272  # values between planes, so that the 36 do not fall on the same cache lines
 _PLANE_BYTES = 1_200_000  # of the 36 planes, in compiled loops
@@ -60,15 +67,17 @@ class Winograd:
     """A 3x3 convolution with stride 1 and padding 1, H and W multiples of 4: `winograd`."""
 
     stride = 1
+    border = 1  # pixels around its rows that `backward` wants of the output's gradient
     source = None  # what keeps the transformed filters for another time: see `use_again`
-    transform, adjoint = FILTER_TRANSFORM, FILTER_ADJOINT
+    transform = FILTER_TRANSFORM
+    turned_transform, adjoint = TURNED_TRANSFORM, TURNED_ADJOINT  # backward
     targets = np.arange(len(transform))  # product p belongs to position targets[p] of the output
 
     def __init__(
         self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
     ) -> None:
         self._describe(x.shape, weight, bias)
-        self.x = padded_input(x, 1)
+        self.x = x
 
     @classmethod
     def without_input(
@@ -76,6 +85,7 @@ class Winograd:
     ) -> Winograd:
         """One whose input is known by its `shape` (N, C, H, W) only, for `whole.evaluate_two`."""
         conv = cls.__new__(cls)
+        conv.x = None
         conv._describe(shape, weight, bias)
         return conv
 
@@ -119,20 +129,23 @@ class Winograd:
         return groups(images, max(1, rows // (self.w // TILE)))
 
     def begin_forward(self) -> None:
-        """Transform the filters; called once, before the threads start."""
+        """Pad the input and transform the filters; called once, before the threads start."""
+        if self.x is not None:
+            self.padded = padded_input(self.x, 1)
         if self.source is None:
-            self.filters = self._transformed(self.taps)
+            self.filters = self._transformed(self.transform, self.taps)
         else:
             self.filters = self.source.transformed(self.transform, self.taps)
 
-    def _transformed(self, taps: np.ndarray) -> np.ndarray:
-        """Filters (P, C, K) of taps (9, C, K), or (P, K, C) of (9, K, C)."""
-        filters = pool.take((len(self.transform), *taps.shape[1:]))
+    @staticmethod
+    def _transformed(matrix: np.ndarray, taps: np.ndarray) -> np.ndarray:
+        """Filters (P, C, K) of taps (9, C, K), or (P, K, C) of (9, K, C); matrix (P, 9)."""
+        filters = pool.take((len(matrix), *taps.shape[1:]))
         bounds = shards(len(filters)) if filters.size > _SHARED_FILTERS else [slice(None)]
 
         def work(thread: int) -> None:
             part = bounds[thread]
-            transform(self.transform[part], taps, filters[part])
+            transform(matrix[part], taps, filters[part])
 
         parallel(work, len(bounds))
         return filters
@@ -163,7 +176,7 @@ class Winograd:
         lo, hi = images.start * self.c, images.stop * self.c
         v = self._planes(ws, "V", count * self.c, rows)
         m = self._planes(ws, "M", count * self.k, rows)
-        loops.input_transform(self.x, row, rows, lo, hi, v, ws)
+        loops.input_transform(self.padded, row, rows, lo, hi, v, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
         self._multiply(vm, mm, ws)
@@ -187,45 +200,42 @@ class Winograd:
 
     def begin_backward(self, need_grad_x: bool, threads: int) -> None:
         """Make room for the gradients; called once, before the threads start."""
-        self.grad_x = None
-        if need_grad_x:
-            self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c))
-            line = (2, self.w + 2, self.n * self.c)
-            self.seams = [pool.take(line) for _ in range(self.span, self.output_size[0], self.span)]
+        self._begin_arrays(need_grad_x)
         self.partial = [pool.take((9, self.c, self.k)) for _ in range(threads)]
         self.begun = [False] * threads
         self._begin_products(threads)
 
+    def _begin_arrays(self, need_grad_x: bool) -> None:
+        self.pixels = region(to_hwnc(self.x))
+        self.grad_x = pool.take((self.h, self.w, self.n * self.c)) if need_grad_x else None
+
     def _begin_products(self, threads: int) -> None:
         shape = (len(self.transform), self.c, self.k)
         self.totals = [pool.take(shape) for _ in range(threads)]
-        if self.grad_x is None:
-            return
-        self.turned = self._transformed(np.ascontiguousarray(self.taps.transpose(0, 2, 1)))
+        if self.grad_x is not None:
+            taps = np.ascontiguousarray(self.taps.transpose(0, 2, 1))
+            self.turned = self._transformed(self.turned_transform, taps)
 
     def backward(
         self, row: int, images: slice, grad: np.ndarray, ws: Workspace, thread: int
     ) -> None:
-        """Take grad (rows, W, images * K), the gradient of the output's rows from `row` on."""
+        """Take grad (rows + 2, W + 2, images * K): the gradient of the output's rows from `row` on,
+        and the pixels around them."""
         count, rows = images.stop - images.start, self._tile_rows(row)
         lo, hi = images.start * self.c, images.stop * self.c
         v = self._planes(ws, "V", count * self.c, rows)
         m = self._planes(ws, "M", count * self.k, rows)
-        loops.output_adjoint(grad, 0, rows, 0, count * self.k, m, ws)
-        loops.input_transform(self.x, row, rows, lo, hi, v, ws)
+        loops.output_adjoint(self.pixels.at(row, lo), rows, self.w, hi - lo, v, ws)
+        loops.input_transform(grad, 0, rows, 0, count * self.k, m, ws)
         vm = self._matrices(v, count, self.c, rows)
         mm = self._matrices(m, count, self.k, rows)
         self._multiply_back(vm, mm, ws, thread)
         self.begun[thread] = True
         if self.grad_x is not None:
-            end, below = row + TILE * rows, None
-            if end % self.span == 0 and end < self.h:
-                below = self.seams[thread][:, :, lo:hi]
-            fresh = row % self.span == 0
-            loops.input_adjoint(v, self.grad_x, row, rows, lo, hi, fresh, below, ws)
+            loops.output_transform(v, self.grad_x, row, rows, lo, hi, ws)
 
     def _multiply_back(self, v, m, ws: Workspace, thread: int) -> None:
-        """Add v^T m to this thread's gradient of the filters, then v = m U^T (if x needs one)."""
+        """Add v^T m to this thread's gradient of the filters, then v = m U (if x needs one)."""
         for first in range(0, 36, 6):  # six positions at a time, so that the products stay small
             part = slice(first, first + 6)
             total = self.totals[thread][part]
@@ -240,8 +250,7 @@ class Winograd:
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Turn this thread's sum over its images into a gradient of the weights."""
-        total, share = self.totals[thread], self.partial[thread]
-        transform(self.adjoint, total, share)
+        transform(self.adjoint, self.totals[thread], self.partial[thread])
 
     def grad_weight(self) -> Array:
         """The gradient (K, C, 3, 3), all threads together."""
@@ -251,12 +260,7 @@ class Winograd:
         """The gradient (N, C, H, W) of x."""
         if self.grad_x is None:
             return None
-        for row, seam in zip(
-            range(self.span, self.output_size[0], self.span), self.seams, strict=True
-        ):
-            np.add(self.grad_x[row : row + 2], seam, out=self.grad_x[row : row + 2])
-        padded = self.grad_x.reshape(self.h + 2, self.w + 2, self.n, self.c)
-        return padded[1:-1, 1:-1].transpose(2, 3, 0, 1)
+        return logical(self.grad_x.reshape(self.h, self.w, self.n, self.c))
 
 
 class WinogradByChannels(Winograd):
@@ -267,23 +271,25 @@ class WinogradByChannels(Winograd):
     """
 
     def begin_forward(self) -> None:
-        """Nothing: see `_some_filters`."""
+        """Only the input: see `_some_filters` for the others."""
+        self.padded = padded_input(self.x, 1)
 
     def _begin_products(self, threads: int) -> None:
         """Nothing: the gradient of the weights needs no sum over transformed filters."""
 
-    def _some_filters(self, taps: np.ndarray, ws: Workspace) -> np.ndarray:
-        """The transformed filters (36, c, k) of some taps (9, c, k)."""
+    def _some_filters(self, matrix: np.ndarray, taps: np.ndarray, ws: Workspace) -> np.ndarray:
+        """The filters (36, c, k), transformed with `matrix`, of some taps (9, c, k)."""
         some = ws.get("taps", taps.shape)
         np.copyto(some, taps)
         filters = ws.get("U", (36, *taps.shape[1:]))
-        transform(FILTER_TRANSFORM, some, filters)
+        transform(matrix, some, filters)
         return filters
 
     def _multiply(self, v: np.ndarray, m: np.ndarray, ws: Workspace) -> None:
         for first in range(0, self.k, _FILTER_CHANNELS):
             out = slice(first, first + _FILTER_CHANNELS)
-            multiply(v, self._some_filters(self.taps[:, :, out], ws), m[:, :, out])
+            filters = self._some_filters(self.transform, self.taps[:, :, out], ws)
+            multiply(v, filters, m[:, :, out])
 
     def _multiply_back(self, v, m, ws: Workspace, thread: int) -> None:
         for first in range(0, self.c, _FILTER_CHANNELS):
@@ -292,7 +298,7 @@ class WinogradByChannels(Winograd):
             grad_filters = ws.get("U", (36, *shape[1:]))
             multiply_turned(v[:, :, part], m, grad_filters, ws)
             share = ws.get("taps", shape)
-            transform(FILTER_ADJOINT, grad_filters, share)
+            transform(self.adjoint, grad_filters, share)
             total = self.partial[thread][:, part]
             if not self.begun[thread]:
                 np.copyto(total, share)
@@ -300,7 +306,7 @@ class WinogradByChannels(Winograd):
                 np.add(total, share, out=total)
             if self.grad_x is not None:
                 turned = self.taps[:, part].transpose(0, 2, 1)
-                multiply(m, self._some_filters(turned, ws), v[:, :, part])
+                multiply(m, self._some_filters(self.turned_transform, turned, ws), v[:, :, part])
 
     def finish_thread(self, ws: Workspace, thread: int) -> None:
         """Nothing is left to do: the sum over this thread's images is the gradient."""

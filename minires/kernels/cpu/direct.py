@@ -17,6 +17,8 @@ _SUM_ROWS = 576  # rows of the weight gradient that are added up at once
 class Direct:
     """Any convolution: the windows of a few output rows as a matrix, times the weights."""
 
+    border = 0  # pixels around its rows that `backward` wants of the output's gradient
+
     def __init__(
         self, x: Array, weight: Array, stride: int, padding: int, bias: Array | None = None
     ) -> None:

@@ -8,6 +8,8 @@ and y in the cache, and used there by both of the convolution's gradients.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from minires import functional
@@ -21,6 +23,7 @@ from minires.kernels.cpu.batch_norm import affine, batch_moments, gradients, upd
 from minires.kernels.cpu.buffers import as_hwnc, logical, pool, to_hwnc
 from minires.kernels.cpu.convolution import chunks, use_again
 from minires.kernels.cpu.folding import Folded, folded
+from minires.kernels.cpu.gradient_rows import GradientRows
 from minires.kernels.cpu.regions import Region, region
 from minires.kernels.cpu.strategies import strategy
 from minires.kernels.cpu.threads import Piece, parallel, pieces, workspace
@@ -285,21 +288,21 @@ class _Backward:
             ws, share = workspace(thread), self.shares[thread].images
             formula = coefficients, self.scale, self.shift
             if not whole.differentiate(conv, share, grad, self.y, *formula, ws, thread):
+                make = partial(self._grad_y, grad, coefficients, ws)
+                grads = GradientRows(conv, make, ws)
                 for images, row, rows in chunks(conv, thread, backward=True):
-                    chunk = self._grad_y(grad, images, row, rows, coefficients, ws)
-                    conv.backward(row, images, chunk, ws, thread)
+                    conv.backward(row, images, grads.take(images, row, rows), ws, thread)
             conv.finish_thread(ws, thread)
 
         parallel(work, len(self.shares))
 
-    def _grad_y(self, grad: Region, images: slice, row: int, rows: int, coefficients, ws):
-        """A few rows of the gradient of the convolution's output, in scratch memory."""
+    def _grad_y(self, grad: Region, coefficients, ws, images: slice, row, rows, target: Region):
+        """A few rows of the gradient of the convolution's output."""
         lo, length = images.start * self.k, (images.stop - images.start) * self.k
-        chunk = ws.get("chunk", (rows, self.w, length))
         loops.input_gradient(
             grad.at(row, lo),
             self.y.at(row, lo),
-            Region(chunk, 0, 0, 0),
+            target,
             rows,
             self.w,
             length,
@@ -308,4 +311,3 @@ class _Backward:
             self.shift,
             ws,
         )
-        return chunk

@@ -89,21 +89,12 @@ def output_transform(planes, y, row, tile_rows, lo, hi, ws) -> None:
         _transforms.output_transform(planes, y, row, lo, hi)
 
 
-def output_adjoint(y, row, tile_rows, lo, hi, planes, ws) -> None:
+def output_adjoint(y: Region, tile_rows, columns, length, planes, ws) -> None:
     """`winograd.output_adjoint`."""
     if _transforms is None:
-        winograd.output_adjoint(y, row, tile_rows, lo, hi, planes, ws)
+        winograd.output_adjoint(y, tile_rows, columns, length, planes, ws)
     else:
-        _transforms.output_adjoint(y, row, lo, hi, planes)
-
-
-def input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws) -> None:
-    """`winograd.input_adjoint`; compiled loops cannot take a `below`."""
-    if _transforms is None:
-        winograd.input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws)
-    else:
-        x[row if fresh else row + 2 : row + 4 * tile_rows + 2, :, lo:hi] = 0
-        _transforms.input_adjoint(planes, x, row, lo, hi)
+        _transforms.output_adjoint(y, columns, length, planes)
 
 
 def add_moments(y: Region, rows, columns, length, moments, ws) -> None:

@@ -22,7 +22,8 @@ import numpy as np
 
 from minires.backend import Array
 from minires.kernels.cpu import loops
-from minires.kernels.cpu.convolution import Winograd
+from minires.kernels.cpu.buffers import logical, pool
+from minires.kernels.cpu.convolution import Winograd, padded_input
 from minires.kernels.cpu.winograd import TILE
 
 _EVEN = np.array(  # G for the taps w0 and w2
@@ -55,8 +56,10 @@ class StridedWinograd(Winograd):
     """A 3x3 convolution with stride 2 and padding 1, H and W multiples of 8, in compiled loops."""
 
     stride = 2
+    border = 0
     targets = TARGETS
-    transform, adjoint = FILTER_TRANSFORM, FILTER_ADJOINT
+    transform = turned_transform = FILTER_TRANSFORM
+    adjoint = FILTER_ADJOINT
 
     @staticmethod
     def fits(x: Array, weight: Array, stride: int, padding: int) -> bool:
@@ -71,3 +74,14 @@ class StridedWinograd(Winograd):
             and weight[:, :, 0, 0].size * 4 * len(TARGETS) <= _FILTER_BYTES
             and loops.units() is not None
         )
+
+    def _begin_arrays(self, need_grad_x: bool) -> None:
+        self.padded = padded_input(self.x, 1)
+        self.grad_x = pool.take((self.h + 2, self.w + 2, self.n * self.c)) if need_grad_x else None
+
+    def grad_input(self) -> Array | None:
+        """The gradient (N, C, H, W) of x."""
+        if self.grad_x is None:
+            return None
+        padded = self.grad_x.reshape(self.h + 2, self.w + 2, self.n, self.c)
+        return logical(padded[1:-1, 1:-1])

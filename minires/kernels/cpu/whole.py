@@ -79,14 +79,20 @@ def differentiate(
         return False
     block = _images_at_once(conv)
     v, m = _planes(conv, block, ws)
-    chunk = ws.get("chunk", (TILE, conv.output_size[1], block * conv.k))
+    height, width = conv.output_size
+    around = 2 * conv.border
+    chunk = ws.get("chunk", (TILE + around, width + around, block * conv.k))
     grad_x, turned = _NOTHING, _NOTHING
     if conv.grad_x is not None:
         grad_x, turned = conv.grad_x, conv.turned
-    units.differentiate(
-        *_geometry(conv), images.start, images.stop, block, v, m, chunk, grad, y,
+    rest = (
+        conv.targets, images.start, images.stop, block, v, m, chunk, grad, y,
         coefficients, scale, shift, conv.totals[thread], grad_x, turned,
     )  # fmt: skip
+    if conv.stride == 1:
+        units.differentiate(conv.pixels, height, *rest)
+    else:
+        units.differentiate_strided(conv.padded, *rest)
     return True
 
 
@@ -96,7 +102,7 @@ def _units(conv):
 
 
 def _geometry(conv):
-    return conv.x, conv.stride, conv.targets
+    return conv.padded, conv.stride, conv.targets
 
 
 def _images_at_once(conv, cached: int = 1) -> int:

@@ -8,17 +8,20 @@ $$ y = A^T \left[ (G w G^T) \odot (B^T d B) \right] A $$
 36 multiplications for 16 outputs, where the direct way takes 144. Summed over input channels, each
 of the 36 positions is a matrix product of its own, (tiles, C) times (C, K).
 
-Backward is the adjoint, each matrix transposed: with $g$ a tile of grad_output,
+Backward, both gradients are sliding sums over grad_output: with $x$ a tile of 4x4 pixels, $g$ the
+6x6 window of grad_output around it, and $w'$ the filter turned by 180 degrees,
 
-$$ M = A\,g\,A^T, \qquad \partial U = V^T M, \qquad \partial d = B\,(M U^T)\,B^T, \qquad
-   \partial w = G^T\,\partial U\,G $$
+$$ M = B^T g B, \qquad \partial x = A^T \left[ (G w' G^T) \odot M \right] A, \qquad
+   \partial w' = G^T \left[ (A\,x\,A^T) \odot M \right] G $$
 
-so the transformed gradient $M$ serves both gradients. Overlapping windows add up.
+so the transformed gradient $M$ serves both, and no tiles of the results overlap. (Step by step back
+through the forward pass, the gradient of x comes in overlapping windows $B\,z\,B^T$ that have to be
+added up, which took more than twice as long as any transform here.)
 
 Source: Lavin and Gray 2015, "Fast algorithms for convolutional neural networks", section 4.1.
 
-The four transforms here are products with $B^T$, $A^T$, $A$ and $B$, along the rows and then along
-the columns. NumPy does one product for each row of pixels, all in one call: a 6x6 matrix times six
+The three transforms here are products with $B^T$, $A^T$ and $A$, along the rows and then along the
+columns. NumPy does one product for each row of pixels, all in one call: a 6x6 matrix times six
 rows of values, that BLAS keeps in the first-level cache. The same sums as vector operations, two
 dozen of them, take two to three times as long, and two threads wait for the interpreter's lock
 after each.
@@ -34,6 +37,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minires.kernels.cpu.buffers import Workspace
+from minires.kernels.cpu.regions import Region
 
 TILE = 4
 
@@ -51,7 +55,9 @@ FILTER = np.array(  # G
     ]
 )
 FILTER_TRANSFORM = np.einsum("ia,jb->ijab", FILTER, FILTER).reshape(36, 9).astype(np.float32)
-FILTER_ADJOINT = np.ascontiguousarray(FILTER_TRANSFORM.T)
+TURNED_TRANSFORM = np.ascontiguousarray(FILTER_TRANSFORM[:, ::-1])
+"""The same for filters that are turned by 180 degrees."""
+TURNED_ADJOINT = np.ascontiguousarray(TURNED_TRANSFORM.T)
 
 INPUT = np.array(  # B^T
     [
@@ -76,7 +82,6 @@ OUTPUT = np.array(  # A^T
 EVERYWHERE = 7
 """The position in row 1 and column 1: the output transform adds it to all 16 outputs alike."""
 
-_INPUT_ADJOINT = np.ascontiguousarray(INPUT.T)
 _OUTPUT_ADJOINT = np.ascontiguousarray(OUTPUT.T)
 
 
@@ -106,50 +111,15 @@ def output_transform(planes, y, row, tile_rows, lo, hi, ws: Workspace) -> None:
     along_first_axis(OUTPUT, half, _windows(lines, 4))
 
 
-def output_adjoint(y, row, tile_rows, lo, hi, planes, ws: Workspace) -> None:
-    """planes = A g A^T for `tile_rows` rows of tiles; y (H, W, N C) holds g."""
-    lines = y[row : row + TILE * tile_rows, :, lo:hi]
+def output_adjoint(y: Region, tile_rows, columns, length, planes, ws: Workspace) -> None:
+    """planes = A g A^T for `tile_rows` rows of tiles; g is y, `columns` pixels of `length` values
+    in each row."""
+    lines = y.array[y.row : y.row + TILE * tile_rows, :, y.lo : y.lo + length]
+    lines = lines[:, y.column : y.column + columns]
     half = ws.get("half", (6, tile_rows, *lines.shape[1:]))
     along_first_axis(_OUTPUT_ADJOINT, _windows(lines, 4), half)
-    m = _as_tiles(planes, tile_rows, y.shape[1] // TILE, hi - lo)
+    m = _as_tiles(planes, tile_rows, columns // TILE, length)
     along_first_axis(_OUTPUT_ADJOINT, _windows(_columns_first(half), 4), m)
-
-
-def input_adjoint(planes, x, row, tile_rows, lo, hi, fresh, below, ws: Workspace) -> None:
-    """B z B^T of `tile_rows` rows of tiles, to the padded array x (H + 2, W + 2, N C).
-
-    The tiles above left their share in the rows `row` and `row + 1` of x, which are added to; the
-    others are written anew, and these two as well if it is all `fresh`. The last two rows go to
-    `below` (2, W + 2, hi - lo) instead if that is given, because another thread writes there.
-    """
-    lines = x[row : row + TILE * tile_rows + 2, :, lo:hi]
-    half = ws.get("half", (6, tile_rows, *lines.shape[1:]))
-    z = _as_tiles(planes, tile_rows, x.shape[1] // TILE, hi - lo)
-    columns = _columns_first(half)
-    _overlay_windows(z, columns[:-2], columns[-2:], ws)
-    if below is None:
-        below = lines[-2:]
-    if fresh:
-        _overlay_windows(half, lines[:-2], below, ws)
-    else:
-        above = ws.get("above", (2, *lines.shape[1:]))
-        np.copyto(above, lines[:2])
-        _overlay_windows(half, lines[:-2], below, ws)
-        np.add(lines[:2], above, out=lines[:2])
-
-
-def _overlay_windows(z: np.ndarray, lines: np.ndarray, below: np.ndarray, ws: Workspace) -> None:
-    """Windows B z of z (6, T, ...), added up where they overlap, to lines (4 T, ...) and `below`.
-
-    Windows are four lines apart: the last two lines of one are the first two of the next, and of
-    the last window those `below`.
-    """
-    along_first_axis(_INPUT_ADJOINT[:4], z, _windows(lines, 4))
-    spill = ws.get("spill", (2, *z.shape[1:]))
-    along_first_axis(_INPUT_ADJOINT[4:], z, spill)
-    following = _windows(lines[4:], 4)[:2]
-    np.add(following, spill[:, :-1], out=following)
-    np.copyto(below, spill[:, -1])
 
 
 def _windows(lines: np.ndarray, size: int) -> np.ndarray:
