@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels.layouts import LAYOUTS
 
 from minires import backend, devices
 from minires import functional as F
@@ -26,28 +27,41 @@ def kernels():
     backend.reset_fallback_counts()
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", CASES, ids=str)
-def test_agrees_with_float64_reference(shape, bias, loop_kind):
+def check(shape, bias, layout=lambda v: v):
+    """The kernel, with arrays in a `layout`, against the reference in float64."""
     n, c, k, h, w, side, stride, padding = shape
     rng = np.random.default_rng(shape)
     x = rng.standard_normal((n, c, h, w)).astype(np.float32)
     weight = rng.standard_normal((k, c, side, side)).astype(np.float32)
     b = rng.standard_normal(k).astype(np.float32) if bias else None
 
-    def both(dtype):
-        operands = [v if v is None else v.astype(dtype) for v in (x, weight, b)]
-        y, cache = F.conv2d_forward(*operands, stride, padding)
+    def both(dtype, layout):
+        operands = [v if v is None else v.astype(dtype) for v in (weight, b)]
+        y, cache = F.conv2d_forward(layout(x.astype(dtype)), *operands, stride, padding)
         grad = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-        return y, *F.conv2d_backward(grad.astype(dtype), cache)
+        return y, *F.conv2d_backward(layout(grad.astype(dtype)), cache)
 
-    for name, fast, truth in zip(ARRAYS, both(np.float32), both(np.float64), strict=True):
+    truths = both(np.float64, lambda v: v)
+    for name, fast, truth in zip(ARRAYS, both(np.float32, layout), truths, strict=True):
         assert (fast is None) == (truth is None), name
         if truth is not None:
             assert fast.dtype == np.float32, name
             error = np.abs(fast - truth).max() / np.abs(truth).max()
             assert error < 2e-5, f"{name} is off by {error:.1e} of its largest value"
     assert backend.fallback_counts() == {}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", CASES, ids=str)
+def test_agrees_with_float64_reference(shape, bias, loop_kind):
+    check(shape, bias)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", CASES[:3], ids=str)
+def test_it_does_not_matter_where_the_input_and_the_gradient_lie(shape, bias, layout, loop_kind):
+    check(shape, bias, layout)
 
 
 @pytest.mark.parametrize("shape", CASES, ids=str)

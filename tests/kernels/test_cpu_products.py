@@ -22,6 +22,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(products, "_WIDTH", 3)
     monkeypatch.setattr(products, "_SUM_HEIGHT", 2)
     monkeypatch.setattr(products, "_SUM_WIDTHS", (6, 3))
+    monkeypatch.setattr(products, "_FEWEST_SUMMED", 4)
 
 
 @pytest.fixture
@@ -58,6 +59,12 @@ def test_products_in_pieces(rows, columns, some_columns, small_pieces, sizes):
     assert (target[:, :, columns:] == 7).all() and (memory[:, -2:] == 7).all()
 
 
+def test_products_of_the_fewest_rows_are_in_pieces(small_pieces, sizes):
+    a, b = np.ones((4, 6, 10), np.float32), np.ones((4, 10, 3), np.float32)
+    products.multiply(a, b, np.empty((4, 6, 3), np.float32))
+    assert sizes == [2 * 10 * 3]
+
+
 @pytest.mark.parametrize("way", ["no small products", "turned", "few rows"])
 def test_products_that_are_better_done_at_once(way, small_pieces, sizes, monkeypatch):
     if way == "no small products":
@@ -81,6 +88,7 @@ SUMS = [  # rows, channels, and the multiplications of a piece: rows x 2 x 6 or 
     (8, (3, 5), 4 * 3 * 5),
     (7, (3, 5), 7 * 3 * 5),  # seven rows do not make two equal sums
     (1, (5, 3), 1 * 5 * 3),
+    (16, (5, 5), 16 * 5 * 5),  # eight sums of two rows each: too few
 ]
 
 

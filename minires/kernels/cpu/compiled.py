@@ -90,7 +90,7 @@ def _output_adjoint_1d(y0, y1, y2, y3):
 
 @compiled
 def input_transform(x, row, lo, hi, planes):
-    """planes = B^T d B for one tile row of the padded input x (H + 2, W + 2, N C)."""
+    """planes = B^T d B for one tile row of x (H + 2, W + 2, N C), which has a border."""
     tiles, length = (x.shape[1] - 2) // 4, hi - lo
     half = np.empty((36, BLOCK), np.float32)
     for tile in range(tiles):
@@ -154,7 +154,7 @@ def output_transform(planes, y, row, lo, hi):
 
 @compiled
 def output_adjoint(y, columns, length, planes):
-    """planes = A g A^T for one tile row of the region y, `columns` pixels of `length` values."""
+    """planes = A y A^T for one tile row of the region y, `columns` pixels of `length` values."""
     half = np.empty((24, BLOCK), np.float32)
     g, row = y.array, y.row
     for tile in range(columns // 4):

@@ -282,7 +282,7 @@ def multiply(v, filters, m, targets, rows):
 
 @compiled
 def multiply_back(m, turned, v, targets, rows):
-    """v[p] = m[targets[p]] U[p]^T for all p; `turned` holds U^T, (P, K, C)."""
+    """v[p] = m[targets[p]] U[p] for all p; `turned` holds the filters U (P, K, C)."""
     k, c = turned.shape[1], turned.shape[2]
     panel = _panel(rows, k, c)
     for p in range(turned.shape[0]):

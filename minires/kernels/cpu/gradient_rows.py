@@ -19,7 +19,10 @@ Make = Callable[[slice, int, int, Region], None]
 
 
 class GradientRows:
-    """One thread's chunks for `conv.backward`, in scratch memory that the next chunk overwrites."""
+    """One thread's chunks for `conv.backward`, in scratch memory that the next chunk overwrites.
+
+    Of the same images, no chunk has more rows than the one before it.
+    """
 
     def __init__(self, conv, make: Make, ws: Workspace) -> None:
         self.border, (self.h, self.w), self.k = conv.border, conv.output_size, conv.k

@@ -19,8 +19,9 @@ _SMALL = 1_000_000  # multiplications, up to which BLAS takes the second way
 _WIDTH = 64  # columns of a piece
 _FEWEST = 8  # rows of a piece; with fewer, each reads too much of the second factor
 _SUM_HEIGHT, _SUM_WIDTHS = 32, (128, 64, 32)  # rows and columns of a piece of a sum over many rows
+_FEWEST_SUMMED = 64  # rows that a piece adds up; with fewer, adding the pieces takes too long
 _COLUMNS = 1024  # of a product with one of Winograd's matrices
-_FEWEST_ROWS = 12  # with fewer, each product reads too much of the second factor for what it does
+_FEWEST_ROWS = 12  # the same where all columns are taken
 _DIRECT = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # architectures with the second way
 
 
@@ -70,17 +71,22 @@ def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: int, width: i
 
 
 def multiply_turned(a: np.ndarray, b: np.ndarray, out: np.ndarray, ws: Workspace) -> None:
-    """out (P, C, K) = a^T b, the sum over the rows of a (P, R, C) and b (P, R, K)."""
+    """out (P, C, K) = a^T b, the sum over the rows of a (P, R, C) and b (P, R, K).
+
+    In pieces of a few rows and columns of the result. Where there are many rows, a piece sums up
+    some of them, and the sums are added.
+    """
     positions, count, c = a.shape
     k, height = b.shape[2], _part(c, _SUM_HEIGHT)
     fits = (w for w in _SUM_WIDTHS if k % w == 0 and count * height * w <= _SMALL)
     width, sums = next(fits, _part(k, _SUM_WIDTHS[-1])), 1
     while count * height * width > sums * _SMALL:
         sums *= 2
-    if count % sums or not has_small_products():
+    rows, rest = divmod(count, sums)
+    if rest or sums > 1 and rows < _FEWEST_SUMMED or not has_small_products():
         np.matmul(a.transpose(0, 2, 1), b, out=out)
         return
-    rows, across, down = count // sums, c // height, k // width
+    across, down = c // height, k // width
     target = out[:, None] if sums == 1 else ws.get("sums", (positions, sums, c, k))
     np.matmul(
         a.reshape(positions, sums, rows, across, 1, height).transpose(0, 1, 3, 4, 5, 2),

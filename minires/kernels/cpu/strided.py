@@ -12,6 +12,14 @@ outputs, where the direct way takes 144. They add up at 25 positions before the 
 
 $$ y = A^T \left[ \sum_{phases} (G w G^T) \odot (B^T d B) \right] A $$
 
+Backward goes back through these steps: with $g$ a tile of grad_output and $M = A\,g\,A^T$, each of
+the 81 products has the gradient of its position, which makes the gradients of window and filter,
+
+$$ \partial d = B \left[ (G w G^T) \odot M \right] B^T, \qquad
+   \partial w = G^T \left[ (B^T d B) \odot M \right] G $$
+
+Windows overlap by one line; their shares are added.
+
 Source: Lavin and Gray 2015, section 4.1, for F(m, r) with the points 0, 1, -1, 2 and infinity;
 Huang et al. 2020, "DWM: a decomposable Winograd method", for the phases.
 """

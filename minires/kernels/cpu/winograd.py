@@ -94,7 +94,8 @@ def along_first_axis(matrix: np.ndarray, source: np.ndarray, target: np.ndarray)
 
 
 def input_transform(x, row, tile_rows, lo, hi, planes, ws: Workspace) -> None:
-    """planes = B^T d B for `tile_rows` rows of tiles of the padded input x (H + 2, W + 2, N C)."""
+    """planes = B^T d B for `tile_rows` rows of tiles of x (H + 2, W + 2, N C), which has a border:
+    the padded input, or grad_output with the pixels around it."""
     lines = x[row : row + TILE * tile_rows + 2, :, lo:hi]
     half = ws.get("half", (6, tile_rows, *lines.shape[1:]))
     along_first_axis(INPUT, _windows(lines, 6), half)
@@ -112,8 +113,8 @@ def output_transform(planes, y, row, tile_rows, lo, hi, ws: Workspace) -> None:
 
 
 def output_adjoint(y: Region, tile_rows, columns, length, planes, ws: Workspace) -> None:
-    """planes = A g A^T for `tile_rows` rows of tiles; g is y, `columns` pixels of `length` values
-    in each row."""
+    """planes = A y A^T for `tile_rows` rows of tiles of y, `columns` pixels of `length` values in
+    each row: the adjoint of the output transform, to which the input's pixels go backward."""
     lines = y.array[y.row : y.row + TILE * tile_rows, :, y.lo : y.lo + length]
     lines = lines[:, y.column : y.column + columns]
     half = ws.get("half", (6, tile_rows, *lines.shape[1:]))
