@@ -4,7 +4,7 @@ What `fused` and `convolution.Winograd` do chunk by chunk, in the same order: a 
 of tiles, through transform, products, transform and batch norm's sums while they are in the cache.
 Threads that go back to Python after each step wait for the interpreter's lock, which takes longer
 than a small step. 16 channels at 32x32, 128 images, two threads on two Zen 4 cores: forward 3.4 ms
-against 3.8, backward 5.5 against 6.7, evaluation 2.8 against 3.7.
+against 3.8, backward (as it was then) 5.5 against 6.7, evaluation 2.8 against 3.7.
 
 Stride 1 is `winograd`, stride 2 `strided`; `targets` says to which position of the output each
 product belongs. `v` and `m` are the planes of input and output, the thread's own scratch. A thread
