@@ -1,4 +1,4 @@
-"""The figures of chapter 16: chance in a test set, the trainings, answers to the same images."""
+"""The figures of chapter 16: chance in a test set, trainings, answers to the same images."""
 
 from __future__ import annotations
 
@@ -126,6 +126,26 @@ def trainings() -> Figure:
         ax.set_xlabel("epoch")
     six.set_xlim(0, 6.2)
     six.set_ylim(8, 90)
+    return fig
+
+
+@figure
+def degradation() -> Figure:
+    """Accuracy in ten epochs of 20 and 56 layers, without shortcuts and with them."""
+    fig = Figure(figsize=(8.4, 3.6))
+    panels = fig.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
+    for ax, kind, title in zip(panels, ("plain", "resnet"), ("plain", "residual"), strict=True):
+        for depth, color in ((20, BLUE), (56, RED)):
+            name = f"results/cnn-vs-resnet-{kind}{depth}/history.jsonl"
+            _accuracy(ax, name, "train_accuracy", color, "--", f"{depth} layers, training")
+            _accuracy(ax, name, "val_accuracy", color, "-", f"{depth} layers, validation")
+        ax.set_title(title)
+        ax.set_xlabel("epoch")
+        ax.set_xlim(0, 10.3)
+        ax.set_ylim(8, 92)
+        ax.grid(axis="y", color="#eeeeee")
+        ax.legend(frameon=False, fontsize=9.5, loc="lower right")
+    panels[0].set_ylabel("accuracy in percent")
     return fig
 
 
