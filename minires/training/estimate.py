@@ -9,6 +9,7 @@ the probe's own.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import tracemalloc
@@ -194,6 +195,7 @@ class _Probe:
             return self._pool_bytes(batch)
         already = tracemalloc.is_tracing()
         self.work = None
+        gc.collect()  # scratch that garbage holds would be freed, and used, within the two steps
         forget_scratch_peak(self.device)
         scratch = scratch_peak_bytes(self.device)
         tracemalloc.start()

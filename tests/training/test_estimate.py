@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,13 @@ from minires.kernels.cpu.buffers import pool
 from minires.training import estimate as module
 from minires.training.resolve import resolve
 from minires.training.setup import load_training_data
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory():
+    """Nothing in the kernels' memory that other tests left there."""
+    gc.collect()
+    pool.clear()
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +58,23 @@ def test_memory_grows_with_the_batch(config, data):
     small, large = probe.peak_bytes(7), probe.peak_bytes(27)
     activation = 4 * 32 * 32 * 4  # float32, 4 channels of 32x32: the least that one image adds
     assert large - small > 20 * activation
+
+
+def test_garbage_that_holds_memory_does_not_hide_what_a_step_needs(config, data, monkeypatch):
+    probe = module._Probe(config, data.num_classes, select_device("cpu", threads=1))
+    probe.step(7)
+    clean = probe.peak_bytes(7)
+    make = module._Probe._make
+
+    def collect_and_make(self):
+        gc.collect()
+        return make(self)
+
+    monkeypatch.setattr(module._Probe, "_make", collect_and_make)
+    cycle = [pool.take((5_000_000,))]
+    cycle.append(cycle)
+    del cycle
+    assert probe.peak_bytes(7) > 0.9 * clean
 
 
 def test_memory_counts_the_average_of_the_weights(config, data):
